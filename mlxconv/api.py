@@ -1,0 +1,176 @@
+"""The public functions: MLX's signatures, on NumPy arrays.
+
+Each body names its axes and hands over to `_convolve`, which every convolution goes through.
+"""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlxconv.arrays import as_array
+from mlxconv.problem import Parameters, Problem, problem_of
+from mlxconv.stream import resolve
+
+if TYPE_CHECKING:
+    from mlxconv.plan import Plan
+
+
+def conv1d(
+    input: Any,
+    weight: Any,
+    /,
+    stride: int = 1,
+    padding: Any = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    *,
+    stream: Any = None,
+    variant: str | None = None,
+) -> np.ndarray:
+    r"""1-D convolution over channels-last data.
+
+    .. math:: y[n, l, o] = \sum_{k<K} \sum_{c<C/g}
+              x[n, l \cdot stride - lo + k \cdot dilation, c_0(o) + c] \; w[o, k, c]
+
+    where rows outside the input count as nothing, and :math:`c_0(o)` is the first channel of the
+    group of filter :math:`o`.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, L, C_in)
+        float16, bfloat16, float32, float64, complex64 or complex128.  Anything NumPy can view:
+        any memory layout, other libraries' CPU arrays, lists.  Never written to.
+    weight : array_like, shape (C_out, K, C_in / groups)
+    stride : int
+        Input rows from one output position to the next.
+    padding : int, (int, int) or str
+        Rows added at both ends; ``(lo, hi)`` gives each end its own, ``"valid"`` adds none,
+        ``"same"`` as many as make ``ceil(L / stride)`` outputs, ``"causal"`` all of the window's
+        reach at the start, so that no output depends on a later input.
+    dilation : int
+        Input rows from one tap to the next.
+    groups : int
+        Groups of channels that are convolved apart from each other.
+    stream : Stream, Device, or an MLX CPU device or stream, optional
+        How many threads the call may use.
+    variant : str, optional
+        The kernel to take, one of `variants()`, instead of the one the table picks.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, L_out, C_out)
+        ``L_out = (L + lo + hi - dilation * (K - 1) - 1) // stride + 1``; a new C-contiguous array
+        of the promoted type (float16 with bfloat16 gives float32; an integer weight takes the type
+        of the input).  Half types are summed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the arguments do not fit together; the message names MLX's reason and the shapes.
+    OverflowError, MemoryError
+        If the output is larger than memory.
+
+    Notes
+    -----
+    Each output is one chain of operations in a fixed order: its bits do not depend on the number
+    of threads, the batch, the memory layout or the run.  With ``n = K * C_in / groups`` the error
+    is at most ``n u / (1 - n u)`` times the same sum over absolute values, ``u`` being the unit
+    roundoff of the arithmetic, plus one rounding to the type of the result.
+
+    After ``mlx.core.conv1d`` of MLX 0.32.
+
+    Examples
+    --------
+    >>> import numpy as np, mlxconv
+    >>> x = np.arange(5.0).reshape(1, 5, 1)
+    >>> mlxconv.conv1d(x, np.ones((1, 3, 1)), padding=1).ravel()
+    array([1., 3., 6., 9., 7.])
+    """
+    parameters = Parameters("conv1d", stride, padding, dilation, 1, groups, False)
+    return _convolve(parameters, input, weight, stream, variant)
+
+
+def conv_general(
+    input: Any,
+    weight: Any,
+    /,
+    stride: Any = 1,
+    padding: Any = 0,
+    kernel_dilation: Any = 1,
+    input_dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+    *,
+    stream: Any = None,
+    variant: str | None = None,
+) -> np.ndarray:
+    r"""Convolution over one to three spatial axes, with every parameter there is.
+
+    .. math:: y[n, l, o] = \sum_k \sum_c \tilde x[n, l \cdot stride - lo + k \cdot dilation, c] \;
+              w[o, k, c]
+
+    where :math:`\tilde x` is the input with its elements `input_dilation` apart and zeros between.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, ..., C_in), with one to three spatial axes
+        See `conv1d`.
+    weight : array_like, shape (C_out, ..., C_in / groups)
+    stride, kernel_dilation, input_dilation : int or sequence of int
+        One value for all axes, or one per axis.
+    padding : int, sequence of int, or (sequence, sequence)
+        Rows added at both ends of each axis; a pair of sequences gives the low and the high ends.
+        Negative padding crops, the dilated input if it is dilated.
+    groups : int
+    flip : bool
+        Turn the filters round along every spatial axis: convolution in the mathematician's sense.
+    stream, variant
+        See `conv1d`.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, ..., C_out)
+        Per axis ``(1 + input_dilation * (L - 1) + lo + hi - dilation * (K - 1) - 1) // stride + 1``
+        positions.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError, MemoryError
+        See `conv1d`.
+
+    Notes
+    -----
+    After ``mlx.core.conv_general`` of MLX 0.32; where MLX crops a dilated input too early, this
+    follows ``jax.lax.conv_general_dilated``.
+    """
+    parameters = Parameters(
+        "conv_general", stride, padding, kernel_dilation, input_dilation, groups, flip
+    )
+    return _convolve(parameters, input, weight, stream, variant)
+
+
+def _convolve(
+    parameters: Parameters, input: Any, weight: Any, stream: Any, variant: str | None
+) -> np.ndarray:
+    """The road: arrays -> problem -> plan -> run."""
+    x, w = as_array("input", input), as_array("weight", weight)
+    threads = resolve(stream).threads
+    problem = problem_of(parameters, x.shape, x.dtype, w.shape, w.dtype)
+    return _run(_plan(problem, variant), x, w, threads)
+
+
+@lru_cache(maxsize=4096)
+def _plan(problem: Problem, variant: str | None) -> "Plan":
+    """The plan of `problem`.  Numba is loaded here, at the first call, not with the package."""
+    from mlxconv.dispatch import plan
+
+    return plan(problem, variant)
+
+
+def _run(plan: "Plan", x: np.ndarray, w: np.ndarray, threads: int | None) -> np.ndarray:
+    from mlxconv.plan import run
+
+    return run(plan, x, w, threads)

@@ -1,0 +1,70 @@
+"""Which kernel computes a problem: the first row of VARIANTS that can and wins.
+
+Whether a variant *can* compute a problem, its kernel file says (`refuses`); whether it *should*,
+the row here says, with the measurement behind it.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import Final, NamedTuple
+
+from mlxconv.kernels import direct, reference
+from mlxconv.plan import Plan, as_real
+from mlxconv.problem import Problem
+
+
+class Variant(NamedTuple):
+    """A row of the table: a kernel file, and when it is the one to take."""
+
+    kernel: ModuleType
+    wins: Callable[[Problem], bool]
+    loses: str  # what explain says of a problem where it could but does not win
+
+    @property
+    def name(self) -> str:
+        return self.kernel.__name__.rpartition(".")[2]
+
+
+# fmt: off
+VARIANTS: Final = (  # tried in order; the last takes anything
+    Variant(direct,    wins=lambda p: True, loses=""),
+    Variant(reference, wins=lambda p: True, loses=""),
+)
+# fmt: on
+
+
+def variants() -> tuple[str, ...]:
+    """The names of all variants, in the order in which they are tried."""
+    return tuple(v.name for v in VARIANTS)
+
+
+@lru_cache(maxsize=4096)
+def plan(problem: Problem, variant: str | None = None) -> Plan:
+    """How `problem` is computed: by the first row that holds, or by the row named `variant`."""
+    real = as_real(problem)
+    if variant is not None:
+        chosen, refused = _named(variant), ()
+        if reason := chosen.kernel.refuses(real):
+            raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
+    else:
+        chosen, refused = _first(real)
+    return Plan(problem, real, chosen.name, chosen.kernel.schedule(real), refused)
+
+
+def _first(real: Problem) -> tuple[Variant, tuple[tuple[str, str], ...]]:
+    """The first row that holds, and why each row before it does not."""
+    refused: list[tuple[str, str]] = []
+    for row in VARIANTS:
+        reason = row.kernel.refuses(real) or ("" if row.wins(real) else row.loses)
+        if not reason:
+            return row, tuple(refused)
+        refused.append((row.name, reason))
+    raise AssertionError("the last row of VARIANTS takes any problem")
+
+
+def _named(name: str) -> Variant:
+    for row in VARIANTS:
+        if row.name == name:
+            return row
+    raise ValueError(f"variant takes one of {', '.join(variants())}; got {name!r}")

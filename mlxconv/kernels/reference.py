@@ -1,0 +1,84 @@
+"""The definition: plain loops over taps and channels.
+
+Computes    y[n, l, o] = sum over taps k, channels c of x[n, (l*stride - padding + k*dilation)
+            / input_dilation, c] * w[o, k, c], over those taps whose row is in the input, per group.
+For         every problem: this is what the other variants are tested against, and what computes
+            those that none of them takes.
+Order       taps in row-major order, channels in order; product and sum are rounded separately.
+"""
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlxconv.kernels.elements import Elements
+from mlxconv.kernels.geometry import geometry_of
+from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.simd.static import kernel
+
+if TYPE_CHECKING:
+    from mlxconv.problem import Problem
+
+
+@kernel
+def row_met(l, k, g, axis):
+    """The input row that tap k of output position l meets along `axis`; -1 if padding."""
+    r = l * g.stride[axis] - g.padding[axis] + k * g.dilation[axis]
+    if r < 0 or r % g.input_dilation[axis] or r // g.input_dilation[axis] >= g.L[axis]:
+        return -1
+    return r // g.input_dilation[axis]
+
+
+@lru_cache
+def range_kernel(elements):
+    """The kernel over output positions, for these types of input and output."""
+    widen, narrow, Sum = elements.widen, elements.narrow, np.dtype(elements.dtype).type
+
+    @kernel
+    def dot(data, g, image, d, h, l, o):
+        """One output: the sum over all taps and channels of its group."""
+        total = Sum(0)
+        c0 = image + o // g.O * g.C * g.x_channel
+        weight = o * g.K[0] * g.K[1] * g.K[2] * g.C
+        for kd in range(g.K[0]):
+            rd = row_met(d, kd, g, 0)
+            for kh in range(g.K[1]):
+                rh = row_met(h, kh, g, 1)
+                for k in range(g.K[2]):
+                    r = row_met(l, k, g, 2)
+                    if rd >= 0 and rh >= 0 and r >= 0:
+                        row = c0 + rd * g.x_step[0] + rh * g.x_step[1] + r * g.x_step[2]
+                        for c in range(g.C):
+                            x = Sum(widen(data.x[row + c * g.x_channel]))
+                            total += x * data.w[weight + c]
+                    weight += g.C
+        return total
+
+    @kernel
+    def reference(data, lo, hi):
+        """All outputs of the positions of jobs [lo, hi), counted over N, D, H and W."""
+        g = data.geometry[0]
+        for job in range(lo, hi):
+            l, rest = job % g.out[2], job // g.out[2]
+            h, rest = rest % g.out[1], rest // g.out[1]
+            d, n = rest % g.out[0], rest // g.out[0]
+            image = g.x_offset + n * g.x_image
+            for o in range(g.out_row):
+                data.y[job * g.out_row + o] = narrow(dot(data, g, image, d, h, l, o))
+
+    return reference
+
+
+def refuses(p: "Problem") -> str:
+    """Nothing: the last row of the table computes any problem."""
+    return ""
+
+
+def schedule(p: "Problem") -> Schedule:
+    """One job per output position."""
+    elements = Elements(p.input_dtype, p.dtype)
+    jobs = p.N * math.prod(p.output_L)
+    slow = 8  # times the time that a FLOP takes elsewhere
+    return Schedule(elements, geometry_of(p), (Step(range_kernel(elements), jobs, slow * p.flop),))

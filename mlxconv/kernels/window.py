@@ -1,0 +1,197 @@
+"""Where a block reads its input: in place, or from a strip in scratch with zeros around it.
+
+The window of an output position is a list of *runs*, contiguous in memory: with dilation 1 all
+taps of a row are one run of K*C elements, else each tap is a run of C.  Windows of neighbouring
+positions are a constant step apart, so a block needs one list.
+
+A block whose windows all lie inside the input reads it where it is.  Any other, and any block of
+an input that is of another type or whose channels are apart, copies the rows it needs, once, to a
+strip that does not depend on N or L:
+
+    in place        x    ... [row r0] [row r0+1] [row r0+2] ...            step_w = dilation * x_step
+    strip           0 0 0 [row 0] [row 1] ... [row L-1] 0 0                step_w = dilation * C
+    far taps        [rows of tap 0] [rows of tap 1] ...                    step_w = span * C
+
+Taps that only meet padding are left out of the list; where weights are not finite, callers list
+the runs of every position by itself, so that 0 * inf never happens.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from mlxconv.simd.static import kernel
+
+
+class Rows(NamedTuple):
+    """Rows in flat memory: row m starts at a[at + m*step]."""
+
+    a: Any
+    at: int
+    step: int
+
+
+@kernel(inline="always")
+def rows_from(rows, m):
+    """The rows of `rows` from row m on."""
+    return Rows(rows.a, rows.at + m * rows.step, rows.step)
+
+
+class Runs(NamedTuple):
+    """The runs of a window: run r covers elements table[2r] + s of its rows, and meets the panel
+    rows table[2r+1] + s, s < length."""
+
+    table: Any
+    count: int
+    length: int
+
+
+class Taps(NamedTuple):
+    """The taps [d0, d1) x [h0, h1) x [k0, k1) that meet the input somewhere in a block."""
+
+    d0: int
+    d1: int
+    h0: int
+    h1: int
+    k0: int
+    k1: int
+
+
+class Window(NamedTuple):
+    """Tap (kd, kh, kw) of position l0 + m is at first + m*row + kd*step_d + kh*step_h + kw*step_w."""
+
+    in_place: bool
+    first: int
+    row: int
+    step_d: int
+    step_h: int
+    step_w: int
+    taps: Taps
+
+
+@kernel(inline="always")
+def taps_inside(first, last, dilation, K, L):
+    """[a, b): the taps k < K that meet the input, 0 <= r + k*dilation < L, for an r in
+    [first, last]."""
+    a = max(0, (-last + dilation - 1) // dilation)
+    b = min(K, (L - first + dilation - 1) // dilation)
+    return min(a, K), max(min(a, K), b)
+
+
+@kernel(inline="always")
+def taps_of(g, l0, l1):
+    """[a, b): the taps along W that meet the input from some output position in [l0, l1)."""
+    first, last = l0 * g.stride[2] - g.padding[2], (l1 - 1) * g.stride[2] - g.padding[2]
+    return taps_inside(first, last, g.dilation[2], g.K[2], g.L[2])
+
+
+@lru_cache
+def windows(elements):
+    """open_window for inputs of this type."""
+    CONVERTS, widen = elements.converts, elements.widen
+
+    @kernel
+    def copy_rows(data, base, first, rows, c0, width, at):
+        """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0+c], 0 outside."""
+        g, x, scratch = data.geometry[0], data.x, data.scratch
+        for i in range(rows):
+            r, to = first + i, at + i * width
+            source = base + r * g.x_step[2]
+            if r < 0 or r >= g.L[2]:
+                for c in range(width):
+                    scratch[to + c] = 0
+            elif g.multiplier > 1:
+                for c in range(width):
+                    scratch[to + c] = widen(x[source + (c0 + c) // g.multiplier * g.x_channel])
+            else:
+                source += c0 * g.x_channel
+                for c in range(width):
+                    scratch[to + c] = widen(x[source + c * g.x_channel])
+
+    @kernel
+    def copy_strips(data, base, r0, span, tap_rows, taps, c0, width):
+        """Fill the strips of the valid outer taps (kd, kh), one behind the other."""
+        g = data.geometry[0]
+        at, far = 0, tap_rows != g.dilation[2]
+        rows = span if far else span + (taps.k1 - taps.k0 - 1) * tap_rows
+        for kd in range(taps.d0, taps.d1):
+            for kh in range(taps.h0, taps.h1):
+                outer = base + kd * g.dilation[0] * g.x_step[0] + kh * g.dilation[1] * g.x_step[1]
+                for k in range(taps.k0, taps.k1 if far else min(taps.k1, taps.k0 + 1)):
+                    copy_rows(data, outer, r0 + k * g.dilation[2], rows, c0, width, at)
+                    at += rows * width
+
+    @kernel
+    def open_window(data, block):
+        """The Window of `block` over the channels of its group, `width` of them in a strip."""
+        g = data.geometry[0]
+        width, c0 = g.width, block.group * g.C
+        may_stay = g.x_channel == 1 and g.multiplier == 1
+        rd = block.d * g.stride[0] - g.padding[0]
+        rh = block.h * g.stride[1] - g.padding[1]
+        r0 = block.l0 * g.stride[2] - g.padding[2]
+        r1 = (block.l1 - 1) * g.stride[2] - g.padding[2]
+        d0, d1 = taps_inside(rd, rd, g.dilation[0], g.K[0], g.L[0])
+        h0, h1 = taps_inside(rh, rh, g.dilation[1], g.K[1], g.L[1])
+        k0, k1 = taps_inside(r0, r1, g.dilation[2], g.K[2], g.L[2])
+        taps = Taps(d0, d1, h0, h1, k0, k1)
+        base = g.x_offset + block.n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
+        inside = r0 + taps.k0 * g.dilation[2] >= 0 and r1 + (taps.k1 - 1) * g.dilation[2] < g.L[2]
+        if may_stay and inside and not CONVERTS:
+            first = base + r0 * g.x_step[2] + c0 * g.x_channel
+            step_d, step_h = g.dilation[0] * g.x_step[0], g.dilation[1] * g.x_step[1]
+            row, step_w = g.stride[2] * g.x_step[2], g.dilation[2] * g.x_step[2]
+            return Window(True, first, row, step_d, step_h, step_w, taps)
+        span = r1 - r0 + 1
+        tap_rows = min(g.dilation[2], span)
+        step_w = tap_rows * width
+        step_h = span * width + (taps.k1 - taps.k0 - 1) * step_w
+        step_d = (taps.h1 - taps.h0) * step_h
+        copy_strips(data, base, r0, span, tap_rows, taps, c0, width)
+        first = -(taps.d0 * step_d + taps.h0 * step_h + taps.k0 * step_w)
+        return Window(False, first, g.stride[2] * width, step_d, step_h, step_w, taps)
+
+    return open_window
+
+
+@lru_cache
+def inputs(elements):
+    """input_of for inputs of this type."""
+    CONVERTS = elements.converts
+
+    @kernel(inline="always")
+    def input_of(data, window):
+        """The array that `window` is read from."""
+        if CONVERTS:
+            source = data.scratch
+        else:
+            source = data.x if window.in_place else data.scratch
+        return source
+
+    return input_of
+
+
+@kernel
+def list_runs(table, g, w, k0, k1):
+    """The Runs of taps [k0, k1) of every valid (kd, kh), relative to the first tap of the window."""
+    merged = w.step_w == g.C
+    last = min(k1, k0 + 1) if merged else k1
+    r = 0
+    for kd in range(w.taps.d0, w.taps.d1):
+        for kh in range(w.taps.h0, w.taps.h1):
+            start = kd * w.step_d + kh * w.step_h
+            tap = (kd * g.K[1] + kh) * g.K[2]
+            for k in range(k0, last):
+                table[2 * r] = start + k * w.step_w
+                table[2 * r + 1] = (tap + k) * g.C
+                r += 1
+    return Runs(table, r, (k1 - k0) * g.C if merged else g.C)
+
+
+def strip_elements(g, positions):
+    """Elements of scratch that the strips of a block of `positions` may need."""
+    K, L = g["K"][0].tolist(), g["L"][0].tolist()
+    stride, dilation = int(g["stride"][0, 2]), int(g["dilation"][0, 2])
+    span = (positions - 1) * stride + 1
+    rows = span + (K[2] - 1) * min(dilation, span)
+    rows = min(rows, L[2] + 2 * span)  # taps that only meet padding are left out
+    return min(K[0], L[0]) * min(K[1], L[1]) * rows * int(g["width"][0])

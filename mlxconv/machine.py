@@ -1,0 +1,106 @@
+"""This processor, read once: vector width, registers, caches, cores."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Caches(NamedTuple):
+    """Sizes in bytes of the caches one core sees."""
+
+    L1_bytes: int
+    L2_bytes: int
+    L3_bytes: int
+
+
+@lru_cache(1)
+def target() -> tuple[str, str, frozenset[str]]:
+    """What Numba compiles for: the LLVM triple, the name of the processor, its features.
+
+    NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change it, which is how other machines are tested here.
+    """
+    from numba.core.registry import cpu_target
+
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    on = frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+    return triple, cpu, on
+
+
+@lru_cache(1)
+def vector_bytes() -> int:
+    """Bytes of the widest SIMD register: 64 with AVX-512, 32 with AVX, else 16 (SSE2, NEON).
+
+    MLXCONV_VECTOR_BYTES overrides it; wider than the machine is slow but gives the same results.
+    """
+    if override := os.environ.get("MLXCONV_VECTOR_BYTES"):
+        if override not in ("16", "32", "64"):
+            raise ValueError(f"MLXCONV_VECTOR_BYTES takes 16, 32 or 64, got {override!r}")
+        return int(override)
+    features = target()[2]
+    return 64 if "avx512f" in features else 32 if "avx" in features else 16
+
+
+@lru_cache(1)
+def registers() -> int:
+    """How many SIMD registers a kernel may hold: 32 with AVX-512 and on ARM, else 16."""
+    triple, _, features = target()
+    return 32 if "avx512f" in features or triple.startswith(("aarch64", "arm64")) else 16
+
+
+@lru_cache(1)
+def caches() -> Caches:
+    """The data caches of core 0; typical sizes where the system does not tell."""
+    sizes = {"1": 32 << 10, "2": 512 << 10, "3": 8 << 20}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (index / "type").read_text().strip() != "Instruction":
+                size = (index / "size").read_text().strip()
+                unit = {"K": 1 << 10, "M": 1 << 20}.get(size[-1], 1)
+                sizes[(index / "level").read_text().strip()] = int(size.rstrip("KM")) * unit
+        except (OSError, ValueError):
+            continue
+    return Caches(sizes["1"], sizes["2"], sizes["3"])
+
+
+def cores() -> int:
+    """Cores this process may use: its affinity mask, and the CPU quota of its cgroup."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        count = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(count, round(quota))) if quota else max(1, count)
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs' worth of time that cgroup v2 grants this process, None where it sets no limit."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().partition("0::")[2].splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    limits = []
+    folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+    for place in (folder, *folder.parents):
+        try:
+            quota, period = (place / "cpu.max").read_text().split()
+            if quota != "max":
+                limits.append(int(quota) / int(period))
+        except (OSError, ValueError):
+            pass
+        if place == Path("/sys/fs/cgroup"):
+            break
+    return min(limits, default=None)
+
+
+def name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    import platform
+
+    return platform.processor() or platform.machine()

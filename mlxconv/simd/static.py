@@ -1,0 +1,137 @@
+"""Compile-time loops, branches and register tiles for Numba kernels.
+
+A processor cannot index its registers, so `acc[m, v]` has to become a name before the code is
+compiled.  `kernel` rewrites a function's syntax tree, before Numba sees it:
+
+    acc = registers(MR, NV, fill=zero(vec))    ->  acc_0_0 = zero(vec); acc_0_1 = ...
+    for m in static_range(MR): ...             ->  MR copies of the body
+    acc[m, v]                                  ->  acc_3_1
+    if WIDENS: ... else: ...                   ->  the branch that WIDENS, a constant, selects
+
+As written, the function is ordinary Python: static_range is range, registers is an array.  Under
+NUMBA_DISABLE_JIT=1 nothing is rewritten, and a debugger can step through the kernel.
+"""
+
+import ast
+import copy
+import inspect
+import itertools
+import textwrap
+
+import numba
+import numpy as np
+
+from mlxconv import cache
+
+static_range = range
+
+# Entry points for Python and for C would be compiled with every kernel, and few have a use for one.
+_NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def registers(*shape, fill=None):
+    """A tile of SIMD registers; its indices must be static."""
+    tile = np.empty(shape, object)
+    for index in np.ndindex(shape):
+        tile[index] = fill
+    return tile
+
+
+def kernel(fn=None, **njit_options):
+    """njit `fn` with its static loops unrolled and its factory's bindings baked in.
+
+    `direct(6, 2, f32x8)` compiles `direct_MR6_NV2_f32x8`: the name that profilers and the disk
+    cache see, so it carries every compile-time parameter.  Baking keeps closures out of Numba's
+    reach, whose cache never hits for one that captures another kernel (numba/numba#6264).
+    """
+    if fn is None:
+        return lambda fn: kernel(fn, **njit_options)
+    if numba.config.DISABLE_JIT:
+        return fn
+    bound = inspect.getclosurevars(fn).nonlocals
+    tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
+    ast.increment_lineno(tree, fn.__code__.co_firstlineno - 1)
+    (definition,) = tree.body
+    definition.decorator_list = []
+    definition.name = "_".join([fn.__name__, *(_label(k, v) for k, v in sorted(bound.items()))])
+    _Unroll({k: v for k, v in bound.items() if isinstance(v, int)}).visit(tree)
+    ast.fix_missing_locations(tree)
+    namespace = {**fn.__globals__, **bound}
+    exec(compile(tree, fn.__code__.co_filename, "exec"), namespace)
+    options = {"nogil": True, "error_model": "numpy", **_NO_WRAPPERS, **njit_options}
+    return cache.attach(numba.njit(**options)(namespace[definition.name]), options)
+
+
+def _label(name, value):
+    """What a binding adds to the kernel's name: `MR6`, `f32x8`, or the name of another kernel."""
+    if isinstance(value, int):
+        return f"{name}{int(value)}"
+    return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+
+
+class _Unroll(ast.NodeTransformer):
+    def __init__(self, constants):
+        self.constants = constants  # name -> int, static loop variables included
+        self.tiles = set()  # names bound by registers(...)
+
+    def visit_Assign(self, node):
+        if not _is_call(node.value, "registers"):
+            return self.generic_visit(node)
+        name, call = node.targets[0].id, node.value
+        self.tiles.add(name)
+        if not call.keywords:
+            return ast.copy_location(ast.Pass(), node)
+        shape = [range(self.value(extent)) for extent in call.args]
+        return [
+            ast.copy_location(
+                ast.Assign([ast.Name(_name(name, i), ast.Store())], call.keywords[0].value), node
+            )
+            for i in itertools.product(*shape)
+        ]
+
+    def visit_For(self, node):
+        if not _is_call(node.iter, "static_range"):
+            return self.generic_visit(node)
+        copies = []
+        for i in range(*map(self.value, node.iter.args)):
+            self.constants[node.target.id] = i
+            copies += self._statements(copy.deepcopy(node.body))
+        self.constants.pop(node.target.id, None)
+        return copies or ast.copy_location(ast.Pass(), node)
+
+    def visit_If(self, node):
+        names = [n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)]
+        if not names or not all(name in self.constants for name in names):
+            return self.generic_visit(node)
+        branch = node.body if self.value(node.test) else node.orelse
+        return self._statements(branch) or ast.copy_location(ast.Pass(), node)
+
+    def visit_Subscript(self, node):
+        if getattr(node.value, "id", None) not in self.tiles:
+            return self.generic_visit(node)
+        index = self.value(node.slice)
+        name = _name(node.value.id, index if isinstance(index, tuple) else (index,))
+        return ast.copy_location(ast.Name(name, node.ctx), node)
+
+    def visit_Name(self, node):
+        if node.id not in self.constants:
+            return node
+        return ast.copy_location(ast.Constant(self.constants[node.id]), node)
+
+    def value(self, expression):
+        return eval(compile(ast.Expression(expression), "<static>", "eval"), {}, self.constants)
+
+    def _statements(self, body):
+        result = []
+        for statement in body:
+            new = self.visit(statement)
+            result += new if isinstance(new, list) else [new]
+        return result
+
+
+def _is_call(node, name):
+    return isinstance(node, ast.Call) and getattr(node.func, "id", None) == name
+
+
+def _name(tile, index):
+    return "_".join([tile, *map(str, index)])

@@ -1,0 +1,172 @@
+"""SIMD vocabulary: the words kernels are written in.
+
+Every word has a *meaning*, a line of NumPy that runs under NUMBA_DISABLE_JIT=1 and that the tests
+compare with, and right below it a *lowering*, the LLVM it becomes.  `a` is always a flat (1-D,
+C-contiguous) array of the vector's element type, and `i` an offset in elements; both are checked
+when a kernel is compiled, so that a float64 array can never be read as float32.  Offsets are
+neither bounds-checked nor wrapped around.
+"""
+
+import inspect
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import lower_builtin, type_callable
+
+from mlxconv.simd.vector import Vec
+
+_i1, _i32 = ir.IntType(1), ir.IntType(32)
+
+
+def lowers(word, result):
+    """Attach the decorated code generator to `word`; `result` types it from its argument types."""
+
+    def attach(codegen):
+        def typer(*args):
+            return result(*(getattr(a, "instance_type", a) for a in args))
+
+        typer.__signature__ = inspect.signature(word)
+        type_callable(word)(lambda context: typer)
+        lower_builtin(word, types.VarArg(types.Any))(codegen)
+
+    return attach
+
+
+def _check(vec, a, *integers, writes=False):
+    """The typing rule all memory words share; returns `vec`."""
+    if not isinstance(vec, Vec):
+        raise TypingError(f"expected a vector type, got {vec}")
+    flat = isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C"
+    if not flat or a.dtype.name != vec.dtype.name:
+        raise TypingError(f"{vec} needs a flat C-contiguous {vec.dtype} array, got {a}")
+    if writes and not a.mutable:
+        raise TypingError(f"cannot store {vec} to the read-only {a}")
+    for i in integers:
+        if not isinstance(i, types.Integer):
+            raise TypingError(f"an offset or count of lanes is an integer, got {i}")
+    return vec
+
+
+def _pointer(context, builder, sig, args, position, pointee):
+    """&a[i] as a pointer to `pointee`, where a and i are the arguments from `position` on."""
+    array = context.make_array(sig.args[position])(context, builder, args[position])
+    i = context.cast(builder, args[position + 1], sig.args[position + 1], types.intp)
+    return builder.bitcast(builder.gep(array.data, [i]), pointee.as_pointer())
+
+
+def _splat(builder, scalar, vector):
+    undef = ir.Constant(vector, ir.Undefined)
+    first = ir.Constant(ir.VectorType(_i32, vector.count), None)
+    return builder.shuffle_vector(builder.insert_element(undef, scalar, _i32(0)), undef, first)
+
+
+def _first_lanes(context, builder, n, n_type, lanes):
+    """The mask whose lanes 0 .. n-1 are set."""
+    vector = ir.VectorType(_i32, lanes)
+    n = _splat(builder, context.cast(builder, n, n_type, types.int32), vector)
+    return builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), n)
+
+
+def _intrinsic(builder, name, returns, arguments):
+    function = ir.FunctionType(returns, [argument.type for argument in arguments])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function, name), arguments
+    )
+
+
+# ---------------------------------------------------------------- the words
+
+
+def zero(vec):
+    """0 in every lane."""
+    return np.zeros(vec.lanes, vec.dtype)
+
+
+@lowers(zero, lambda vec: vec)
+def _zero(context, builder, sig, args):
+    return ir.Constant(sig.return_type.llvm, None)
+
+
+def load(vec, a, i):
+    """The `vec.lanes` consecutive elements of `a` that start at a[i]."""
+    return a[i : i + vec.lanes].copy()
+
+
+@lowers(load, lambda vec, a, i: _check(vec, a, i))
+def _load(context, builder, sig, args):
+    vec = sig.return_type
+    v = builder.load(_pointer(context, builder, sig, args, 1, vec.llvm))
+    v.align = vec.dtype.itemsize
+    return v
+
+
+def load_n(vec, a, i, n):
+    """a[i], ..., a[i+n-1] in the first n lanes, 0 in the others; touches no memory behind them."""
+    v = np.zeros(vec.lanes, vec.dtype)
+    v[:n] = a[i : i + n]
+    return v
+
+
+@lowers(load_n, lambda vec, a, i, n: _check(vec, a, i, n))
+def _load_n(context, builder, sig, args):
+    vec = sig.return_type
+    p = _pointer(context, builder, sig, args, 1, vec.llvm)
+    mask = _first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
+    name = f"llvm.masked.load.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
+    arguments = [p, _i32(vec.dtype.itemsize), mask, ir.Constant(vec.llvm, None)]
+    return _intrinsic(builder, name, vec.llvm, arguments)
+
+
+def broadcast(vec, a, i):
+    """a[i] in every lane."""
+    return np.full(vec.lanes, a[i], vec.dtype)
+
+
+@lowers(broadcast, lambda vec, a, i: _check(vec, a, i))
+def _broadcast(context, builder, sig, args):
+    vec = sig.return_type
+    x = builder.load(_pointer(context, builder, sig, args, 1, vec.element))
+    return _splat(builder, x, vec.llvm)
+
+
+def fma(a, b, c):
+    """a * b + c lane by lane; rounded once where the processor has such an instruction."""
+    return a * b + c
+
+
+@lowers(fma, lambda a, b, c: c if a == b == c and isinstance(c, Vec) else None)
+def _fma(context, builder, sig, args):
+    vec = sig.return_type
+    name = f"llvm.fmuladd.v{vec.lanes}f{8 * vec.dtype.itemsize}"
+    return _intrinsic(builder, name, vec.llvm, list(args))
+
+
+def store(v, a, i):
+    """Write the lanes of `v` to `a`, from a[i] on."""
+    a[i : i + len(v)] = v
+
+
+@lowers(store, lambda v, a, i: _check(v, a, i, writes=True) and types.void)
+def _store(context, builder, sig, args):
+    vec = sig.args[0]
+    s = builder.store(args[0], _pointer(context, builder, sig, args, 1, vec.llvm))
+    s.align = vec.dtype.itemsize
+    return context.get_dummy_value()
+
+
+def store_n(v, a, i, n):
+    """Write the first n lanes of `v` to a[i], ..., a[i+n-1] and nothing behind them."""
+    a[i : i + n] = v[:n]
+
+
+@lowers(store_n, lambda v, a, i, n: _check(v, a, i, n, writes=True) and types.void)
+def _store_n(context, builder, sig, args):
+    vec = sig.args[0]
+    p = _pointer(context, builder, sig, args, 1, vec.llvm)
+    mask = _first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
+    name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
+    _intrinsic(builder, name, ir.VoidType(), [args[0], p, _i32(vec.dtype.itemsize), mask])
+    return context.get_dummy_value()

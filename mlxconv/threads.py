@@ -1,0 +1,225 @@
+"""Running the jobs of a step: on one thread, on Numba's threads, or on a small pool of our own.
+
+The three run the same range kernel over the same jobs, so their bits are equal.  What is chosen,
+and why (each case has aborted or hung programs that call Numba from more than one place):
+
+    one thread    little work; one job; another call of ours is running in parallel; a process
+                  forked after OpenMP started, where any parallel region ends the child
+    Numba         under its omp and tbb layers
+    our pool      where Numba's layer would be workqueue, which aborts the process when two Python
+                  threads enter it: a range kernel releases the GIL, so Python threads do as well
+
+MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, MLXCONV_NUM_THREADS the number.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange
+
+from mlxconv import machine
+from mlxconv.kernels.geometry import Data, range_call
+from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.simd.static import kernel
+
+# Work below which one thread is faster, in FLOP per layer: launching an empty loop on two threads
+# takes 2-25 us under omp, 2 under tbb, 5-40 with the pool, and one core does 50-100 GFLOP/s.
+WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "pool": 1e7, "serial": float("inf")}
+
+# A launch cannot be interrupted.  This much work per thread takes 10 ms at full speed and 0.2 s
+# in the slowest kernel, then Python looks for Ctrl-C.
+LAUNCH_FLOP = 1e9
+
+
+@lru_cache
+def serial(elements):
+    """Jobs [lo, hi) of the range kernel at `address`, on the calling thread."""
+    call = range_call(elements)
+
+    @kernel(no_cpython_wrapper=False)
+    def on_one_thread(address, geometry, x, w, panels, finite, y, scratch, runs, lo, hi):
+        call(address, Data(geometry, x, w, panels, finite, y, scratch, runs), lo, hi)
+
+    return on_one_thread
+
+
+@lru_cache
+def parallel(elements):
+    """The same on Numba's threads, in equal chunks; scratch and runs are shared out."""
+    call = range_call(elements)
+
+    @kernel(no_cpython_wrapper=False, parallel=True)
+    def on_threads(address, geometry, x, w, panels, finite, y, scratch, runs, lo, hi, chunks):
+        jobs, size, length = hi - lo, scratch.size // chunks, runs.size // chunks
+        for c in prange(chunks):
+            own_scratch = scratch[c * size : (c + 1) * size]
+            own_runs = runs[c * length : (c + 1) * length]
+            data = Data(geometry, x, w, panels, finite, y, own_scratch, own_runs)
+            call(address, data, lo + jobs * c // chunks, lo + jobs * (c + 1) // chunks)
+
+    return on_threads
+
+
+def default_threads() -> int:
+    """Threads a call may use when its stream does not say: all cores this process may use,
+    fewer if MLXCONV_NUM_THREADS, NUMBA_NUM_THREADS or OMP_NUM_THREADS says so."""
+    count = machine.cores()
+    for variable in ("MLXCONV_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(variable, "").split(",")[0]
+        if value.isdigit() and int(value) > 0:
+            count = min(count, int(value))
+    return count
+
+
+def run(schedule: Schedule, arrays: Sequence[np.ndarray], threads: int) -> None:
+    """Run the steps of `schedule` one after the other, each on at most `threads` threads."""
+    for step, address in zip(schedule.steps, schedule.addresses, strict=True):
+        chunks = min(threads, step.jobs)
+        if chunks > 1 and step.flop >= WORTH_SHARING[layer()] and _busy.acquire(blocking=False):
+            try:
+                launch = _on_pool if layer() == "pool" else _on_numba
+                _in_launches(launch, schedule, step, address, arrays, chunks)
+            finally:
+                _busy.release()
+        else:
+            _in_launches(_on_this_thread, schedule, step, address, arrays, 1)
+
+
+def _in_launches(
+    launch: Callable[..., None],
+    schedule: Schedule,
+    step: Step,
+    address: int,
+    arrays: Sequence[np.ndarray],
+    chunks: int,
+) -> None:
+    """Cut the jobs into launches that are short enough for Ctrl-C."""
+    scratch = np.empty(chunks * schedule.scratch, schedule.elements.dtype)
+    runs = np.empty(chunks * schedule.runs, np.int64)
+    launches = max(1, min(step.jobs, int(step.flop / (LAUNCH_FLOP * chunks))))
+    for i in range(launches):
+        lo, hi = step.jobs * i // launches, step.jobs * (i + 1) // launches
+        launch(schedule.elements, (address, *arrays, scratch, runs), lo, hi, chunks)
+
+
+def _on_this_thread(elements, arguments, lo: int, hi: int, chunks: int) -> None:
+    serial(elements)(*arguments, lo, hi)
+
+
+def _on_numba(elements, arguments, lo: int, hi: int, chunks: int) -> None:
+    launch = parallel(elements)
+    before = numba.get_num_threads()
+    if before == chunks:
+        launch(*arguments, lo, hi, chunks)
+        return
+    numba.set_num_threads(min(chunks, numba.config.NUMBA_NUM_THREADS))
+    try:
+        launch(*arguments, lo, hi, chunks)
+    finally:
+        numba.set_num_threads(before)
+
+
+def _on_pool(elements, arguments, lo: int, hi: int, chunks: int) -> None:
+    *shared, scratch, runs = arguments
+    jobs, size, length = hi - lo, scratch.size // chunks, runs.size // chunks
+    entry = serial(elements)
+
+    def work(c: int) -> None:
+        own = (scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length])
+        entry(*shared, *own, lo + jobs * c // chunks, lo + jobs * (c + 1) // chunks)
+
+    _pool.run(work, chunks)
+
+
+class Pool:
+    """Daemon threads that wait for work; the calling thread does its share."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[tuple[Callable[[int], None], int, Any]] = queue.SimpleQueue()
+        self._workers = 0
+
+    def run(self, work: Callable[[int], None], chunks: int) -> None:
+        """work(0), ..., work(chunks - 1), at the same time; the first exception is raised."""
+        while self._workers < chunks - 1:
+            threading.Thread(target=self._serve, daemon=True, name="mlxconv").start()
+            self._workers += 1
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        for c in range(1, chunks):
+            self._tasks.put((work, c, done))
+        errors = [_attempt(work, 0)]
+        errors += [done.get() for _ in range(1, chunks)]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def _serve(self) -> None:
+        while True:
+            work, c, done = self._tasks.get()
+            done.put(_attempt(work, c))
+
+
+def _attempt(work: Callable[[int], None], c: int) -> BaseException | None:
+    try:
+        work(c)
+    except BaseException as error:
+        return error
+    return None
+
+
+_busy = threading.Lock()  # held while a call of ours runs in parallel
+_pool = Pool()
+_forked = False
+
+
+@lru_cache(1)
+def _numba_layer() -> str:
+    """The threading layer Numba uses, or will use once it starts its threads."""
+    wanted = numba.config.THREADING_LAYER
+    choices = {"default": ("tbb", "omp"), "safe": ("tbb",), "threadsafe": ("tbb", "omp")}
+    for candidate in choices.get(wanted, (wanted,)):
+        try:
+            if candidate in ("omp", "tbb"):
+                __import__(f"numba.np.ufunc.{candidate}pool")
+                return candidate
+        except ImportError:
+            continue
+    return "workqueue"
+
+
+def layer() -> str:
+    """How parallel work runs in this process: "omp", "tbb", "pool", or "serial"."""
+    mode = os.environ.get("MLXCONV_THREADING", "auto")
+    if mode not in ("auto", "numba", "pool", "serial"):
+        raise ValueError(f"MLXCONV_THREADING takes auto, numba, pool or serial, got {mode!r}")
+    if mode in ("pool", "serial"):
+        return mode
+    numbas = _numba_layer()
+    if numbas == "omp" and _forked:
+        return "serial"
+    return "pool" if numbas == "workqueue" else numbas
+
+
+def _after_fork_in_child() -> None:
+    global _busy, _pool, _forked
+    _busy, _pool, _forked = threading.Lock(), Pool(), True
+
+
+def _hold_compiler_lock() -> None:
+    """Let no fork happen while another thread compiles: its lock would stay locked in the child."""
+    try:
+        lock = numba.core.compiler_lock.global_compiler_lock
+        acquire, release = lock.acquire, lock.release
+    except AttributeError:  # another Numba
+        return
+    os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+    _hold_compiler_lock()
