@@ -1,8 +1,34 @@
 """mlxconv: the convolutions of MLX for NumPy arrays on any CPU."""
 
+from typing import TYPE_CHECKING
+
 from mlxconv.api import conv1d, conv_general
 from mlxconv.stream import Device, Stream, cpu, stream
 
+if TYPE_CHECKING:
+    from mlxconv.dispatch import variants
+    from mlxconv.explanation import explain
+
 __version__ = "0.1.0"
 
-__all__ = ["Device", "Stream", "conv1d", "conv_general", "cpu", "stream"]
+__all__ = [
+    "Device",
+    "Stream",
+    "conv1d",
+    "conv_general",
+    "cpu",
+    "explain",
+    "stream",
+    "variants",
+]
+
+_LATER = {"explain": "mlxconv.explanation", "variants": "mlxconv.dispatch"}
+
+
+def __getattr__(name: str) -> object:
+    """The names whose modules need Numba, which is not loaded before it is used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'mlxconv' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LATER[name]), name)
