@@ -30,11 +30,13 @@ GEOMETRY = np.dtype(
         ("N", "i8"),
         ("L", "i8", _AXES),  # input extents
         ("C", "i8"),  # input channels of one group that meet each filter
-        ("width", "i8"),  # input channels of one group that a strip holds
+        ("channels", "i8"),  # input channels of one group that a block reads, each repeated
+        ("multiplier", "i8"),  # ... this often
+        ("width", "i8"),  # elements of a row of a strip: the same, up to whole vectors
+        ("stays", "i8"),  # whether a block may read the input in place
         ("K", "i8", _AXES),  # taps
         ("O", "i8"),  # filters of one group
         ("groups", "i8"),
-        ("multiplier", "i8"),  # depthwise: filters per channel
         ("stride", "i8", _AXES),
         ("padding", "i8", _AXES),  # at the low end
         ("dilation", "i8", _AXES),
@@ -119,27 +121,35 @@ def range_call(elements):
     return caller(f"range_{elements.name}", numba.typeof(data), types.intp, types.intp)
 
 
-def geometry_of(p: "Problem", across_groups: bool = False) -> np.ndarray:
-    """`p` as a GEOMETRY record, for a C-contiguous input; blocks and panels are still to be set.
-
-    With `across_groups` its one input channel per group is taken for the vector axis: one group
-    of all filters, each reading channel o // multiplier.
-    """
+def geometry_of(p: "Problem") -> np.ndarray:
+    """`p` as a GEOMETRY record, for a C-contiguous input and any kernel that loops over groups."""
 
     def three(values, missing):
         return (*(missing,) * (3 - len(values)), *values)
 
     g = np.zeros(1, GEOMETRY)
     g["N"], g["L"], g["K"] = p.N, three(p.L, 1), three(p.K, 1)
-    g["groups"] = 1 if across_groups else p.groups
-    g["C"], g["O"] = p.C // p.groups, p.O // g["groups"]
-    g["width"] = p.O if across_groups else p.C // p.groups
-    g["multiplier"] = p.O // p.groups if across_groups else 1
+    g["groups"], g["C"], g["O"] = p.groups, p.C // p.groups, p.O // p.groups
+    g["channels"], g["multiplier"], g["width"], g["stays"] = g["C"], 1, g["C"], True
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)
     g["out"], g["out_row"] = three(p.output_L, 1), p.O
     strides = [math.prod(p.input_shape[axis + 1 :]) for axis in range(len(p.input_shape))]
     set_input_layout(g, 0, strides)
+    return g
+
+
+def across_groups(g: np.ndarray, NR: int) -> np.ndarray:
+    """The depthwise geometry `g` with its groups as the vector axis: one group of all filters,
+    filter o reading channel o // multiplier, NR filters and their channels to a panel.
+
+    Blocks read the input in place where every vector is whole and every channel read once.
+    """
+    filters, multiplier = int(g["out_row"][0]), int(g["O"][0])
+    panels = -(-filters // NR)
+    g["groups"], g["O"], g["channels"], g["multiplier"] = 1, filters, filters, multiplier
+    g["width"], g["panel_channels"] = panels * NR, NR
+    g["stays"] = multiplier == 1 and filters % NR == 0
     return g
 
 

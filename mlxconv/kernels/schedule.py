@@ -10,7 +10,7 @@ import numpy as np
 
 from mlxconv import machine
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import geometry_of, range_call
+from mlxconv.kernels.geometry import across_groups, geometry_of, range_call
 from mlxconv.kernels.loops import blocks, tile_call
 from mlxconv.kernels.packing import pack_panels
 from mlxconv.kernels.window import strip_elements
@@ -56,13 +56,15 @@ def schedule_of(
     p: "Problem",
     micro_kernel: Callable[..., Callable[..., None]],
     tile: tuple[int, int],
-    across_groups: bool = False,
+    depthwise: bool = False,
 ) -> Schedule:
-    """The schedule of a register tile (MR, NV): panels of NR filters, blocks of positions."""
+    """The schedule of a register tile (MR, NV): panels of NR filters, blocks of positions.
+
+    With `depthwise` the vectors of the tile run over groups."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, machine.vector_bytes())
     (MR, NV), NR, taps = tile, tile[1] * vec.lanes, math.prod(p.K)
-    g = geometry_of(p, across_groups)
+    g = across_groups(geometry_of(p), NR) if depthwise else geometry_of(p)
     W, groups, lines = p.output_L[-1], int(g["groups"][0]), p.N * math.prod(p.output_L[:-1])
     panels, window = -(-p.O // groups // NR), taps * int(g["C"][0])
     row_bytes = p.stride[-1] * int(g["width"][0]) * vec.dtype.itemsize
@@ -70,7 +72,6 @@ def schedule_of(
     blocks_, panel_blocks = split(W, MR, positions, lines * groups, panels)
     g["MR"], g["NR"], g["tiles"], g["blocks"] = MR, NR, -(-W // MR), blocks_
     g["panels"], g["panel_blocks"] = panels, panel_blocks
-    g["panel_channels"] = NR if across_groups else 0
     largest = max(MR, -(-int(g["tiles"][0]) // blocks_) * MR)
     g["tile_at"] = strip = strip_elements(g, min(largest, max(MR, W)))
     return Schedule(

@@ -5,7 +5,7 @@ taps of a row are one run of K*C elements, else each tap is a run of C.  Windows
 positions are a constant step apart, so a block needs one list.
 
 A block whose windows all lie inside the input reads it where it is.  Any other, and any block of
-an input that is of another type or whose channels are apart, copies the rows it needs, once, to a
+an input that is of another type or whose channels are apart or repeated, copies the rows it needs, once, to a
 strip that does not depend on N or L:
 
     in place        x    ... [row r0] [row r0+1] [row r0+2] ...            step_w = dilation * x_step
@@ -90,25 +90,25 @@ def windows(elements):
     CONVERTS, widen = elements.converts, elements.widen
 
     @kernel
-    def copy_rows(data, base, first, rows, c0, width, at):
-        """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0+c], 0 outside."""
+    def copy_rows(data, base, first, rows, c0, at):
+        """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
+        0 outside the input."""
         g, x, scratch = data.geometry[0], data.x, data.scratch
         for i in range(rows):
-            r, to = first + i, at + i * width
-            source = base + r * g.x_step[2]
-            if r < 0 or r >= g.L[2]:
-                for c in range(width):
-                    scratch[to + c] = 0
-            elif g.multiplier > 1:
-                for c in range(width):
-                    scratch[to + c] = widen(x[source + (c0 + c) // g.multiplier * g.x_channel])
-            else:
-                source += c0 * g.x_channel
-                for c in range(width):
+            r, to = first + i, at + i * g.width
+            source = base + r * g.x_step[2] + c0 * g.x_channel
+            filled = g.channels if 0 <= r < g.L[2] else 0
+            if g.multiplier == 1:
+                for c in range(filled):
                     scratch[to + c] = widen(x[source + c * g.x_channel])
+            else:
+                for c in range(filled):
+                    scratch[to + c] = widen(x[source + c // g.multiplier * g.x_channel])
+            for c in range(filled, g.width):
+                scratch[to + c] = 0
 
     @kernel
-    def copy_strips(data, base, r0, span, tap_rows, taps, c0, width):
+    def copy_strips(data, base, r0, span, tap_rows, taps, c0):
         """Fill the strips of the valid outer taps (kd, kh), one behind the other."""
         g = data.geometry[0]
         at, far = 0, tap_rows != g.dilation[2]
@@ -117,15 +117,14 @@ def windows(elements):
             for kh in range(taps.h0, taps.h1):
                 outer = base + kd * g.dilation[0] * g.x_step[0] + kh * g.dilation[1] * g.x_step[1]
                 for k in range(taps.k0, taps.k1 if far else min(taps.k1, taps.k0 + 1)):
-                    copy_rows(data, outer, r0 + k * g.dilation[2], rows, c0, width, at)
-                    at += rows * width
+                    copy_rows(data, outer, r0 + k * g.dilation[2], rows, c0, at)
+                    at += rows * g.width
 
     @kernel
     def open_window(data, block):
-        """The Window of `block` over the channels of its group, `width` of them in a strip."""
+        """The Window of `block` over the channels of its group."""
         g = data.geometry[0]
-        width, c0 = g.width, block.group * g.C
-        may_stay = g.x_channel == 1 and g.multiplier == 1
+        c0, may_stay = block.group * g.C, g.stays and g.x_channel == 1
         rd = block.d * g.stride[0] - g.padding[0]
         rh = block.h * g.stride[1] - g.padding[1]
         r0 = block.l0 * g.stride[2] - g.padding[2]
@@ -143,12 +142,12 @@ def windows(elements):
             return Window(True, first, row, step_d, step_h, step_w, taps)
         span = r1 - r0 + 1
         tap_rows = min(g.dilation[2], span)
-        step_w = tap_rows * width
-        step_h = span * width + (taps.k1 - taps.k0 - 1) * step_w
+        step_w = tap_rows * g.width
+        step_h = span * g.width + (taps.k1 - taps.k0 - 1) * step_w
         step_d = (taps.h1 - taps.h0) * step_h
-        copy_strips(data, base, r0, span, tap_rows, taps, c0, width)
+        copy_strips(data, base, r0, span, tap_rows, taps, c0)
         first = -(taps.d0 * step_d + taps.h0 * step_h + taps.k0 * step_w)
-        return Window(False, first, g.stride[2] * width, step_d, step_h, step_w, taps)
+        return Window(False, first, g.stride[2] * g.width, step_d, step_h, step_w, taps)
 
     return open_window
 
