@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from mlxconv.kernels import direct, reference
+from mlxconv.kernels import depthwise, direct, reference
 from mlxconv.plan import Plan, as_real
 from mlxconv.problem import Problem
 
@@ -28,6 +28,9 @@ class Variant(NamedTuple):
 
 # fmt: off
 VARIANTS: Final = (  # tried in order; the last takes anything
+    # 6-10x the speed of direct with one filter per channel, 1.5x with four, 0.8x with eight
+    Variant(depthwise, wins=lambda p: p.groups > 1 and p.O // p.groups < 8,
+            loses="every channel feeds 8 filters or more, or all of them"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),
 )
@@ -43,12 +46,9 @@ def variants() -> tuple[str, ...]:
 def plan(problem: Problem, variant: str | None = None) -> Plan:
     """How `problem` is computed: by the first row that holds, or by the row named `variant`."""
     real = as_real(problem)
-    if variant is not None:
-        chosen, refused = _named(variant), ()
-        if reason := chosen.kernel.refuses(real):
-            raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
-    else:
-        chosen, refused = _first(real)
+    chosen, refused = _first(real) if variant is None else (_named(variant), ())
+    if reason := chosen.kernel.refuses(real):
+        raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
     return Plan(problem, real, chosen.name, chosen.kernel.schedule(real), refused)
 
 

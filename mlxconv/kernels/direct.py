@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from mlxconv import machine
 from mlxconv.kernels.schedule import Schedule, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import broadcast, fma, load, store, store_n, zero
+from mlxconv.simd.words import broadcast, fma, load, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -57,11 +57,8 @@ def micro_kernel(MR, NV, vec):
                         acc[m, v] = fma(x_ms, w[v], acc[m, v])
         for m in static_range(MR):
             for v in static_range(NV):
-                at, lanes = y.at + m * y.step + v * LANES, filters - v * LANES
-                if lanes >= LANES:
-                    store(acc[m, v], y.a, at)
-                elif lanes > 0:
-                    store_n(acc[m, v], y.a, at, lanes)
+                at = y.at + m * y.step + v * LANES
+                store_n(acc[m, v], y.a, at, filters - v * LANES)
 
     return tile
 

@@ -105,6 +105,7 @@ def _load(context, builder, sig, args):
 
 def load_n(vec, a, i, n):
     """a[i], ..., a[i+n-1] in the first n lanes, 0 in the others; touches no memory behind them."""
+    n = max(0, min(n, vec.lanes))
     v = np.zeros(vec.lanes, vec.dtype)
     v[:n] = a[i : i + n]
     return v
@@ -158,7 +159,9 @@ def _store(context, builder, sig, args):
 
 
 def store_n(v, a, i, n):
-    """Write the first n lanes of `v` to a[i], ..., a[i+n-1] and nothing behind them."""
+    """Write the first n lanes of `v` to a[i], ..., a[i+n-1] and nothing behind them; n may be
+    less than 0, none, or more than there are, all."""
+    n = max(0, min(n, len(v)))
     a[i : i + n] = v[:n]
 
 
@@ -166,7 +169,13 @@ def store_n(v, a, i, n):
 def _store_n(context, builder, sig, args):
     vec = sig.args[0]
     p = _pointer(context, builder, sig, args, 1, vec.llvm)
-    mask = _first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
-    name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
-    _intrinsic(builder, name, ir.VoidType(), [args[0], p, _i32(vec.dtype.itemsize), mask])
+    n = context.cast(builder, args[3], sig.args[3], types.intp)
+    whole = builder.icmp_signed(">=", n, ir.Constant(n.type, vec.lanes))
+    with builder.if_else(whole, likely=True) as (all_lanes, some):
+        with all_lanes:  # masked stores are slow on some processors
+            builder.store(args[0], p).align = vec.dtype.itemsize
+        with some:
+            mask = _first_lanes(context, builder, n, types.intp, vec.lanes)
+            name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
+            _intrinsic(builder, name, ir.VoidType(), [args[0], p, _i32(vec.dtype.itemsize), mask])
     return context.get_dummy_value()
