@@ -42,6 +42,7 @@ def conv1d(
         float16, bfloat16, float32, float64, complex64 or complex128.  Anything NumPy can view:
         any memory layout, other libraries' CPU arrays, lists.  Never written to.
     weight : array_like, shape (C_out, K, C_in / groups)
+        Floating or complex as `input`, or of integers.
     stride : int
         Input rows from one output position to the next.
     padding : int, (int, int) or str
@@ -119,12 +120,14 @@ def conv_general(
     input : array_like, shape (N, ..., C_in), with one to three spatial axes
         See `conv1d`.
     weight : array_like, shape (C_out, ..., C_in / groups)
+        See `conv1d`.
     stride, kernel_dilation, input_dilation : int or sequence of int
         One value for all axes, or one per axis.
     padding : int, sequence of int, or (sequence, sequence)
         Rows added at both ends of each axis; a pair of sequences gives the low and the high ends.
         Negative padding crops, the dilated input if it is dilated.
     groups : int
+        Groups of channels that are convolved apart from each other.
     flip : bool
         Turn the filters round along every spatial axis: convolution in the mathematician's sense.
     stream, variant

@@ -23,15 +23,15 @@ from typing import Any
 KEEP_DAYS = 30  # folders of other versions, unused for longer, are removed
 _DIGEST_BYTES = 32
 
-try:  # a private interface of Numba: where it has changed, work without a cache
-    from numba.core.caching import CompileResultCacheImpl, _Cache, dumps
-except ImportError:  # pragma: no cover
-    _Cache, dumps, CompileResultCacheImpl = object, None, None
+try:  # a private interface of Numba: where it has changed, kernels are not cached
+    from numba.core import caching as _numba
+except ImportError:
+    _numba = None
 
 
 def attach(dispatcher: Any, options: dict[str, Any]) -> Any:
     """Let `dispatcher` load and save its compiled code; returns it."""
-    if dumps is not None and hasattr(dispatcher, "_cache") and folder() is not None:
+    if _numba is not None and hasattr(dispatcher, "_cache") and folder() is not None:
         dispatcher._cache = _KernelCache(f"{dispatcher.__module__}.{dispatcher.__name__}", options)
     return dispatcher
 
@@ -67,7 +67,7 @@ def _sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-class _KernelCache(_Cache):  # type: ignore[misc, valid-type]
+class _KernelCache:
     """What a Numba dispatcher asks of a cache, for one kernel."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class _KernelCache(_Cache):  # type: ignore[misc, valid-type]
             signature, reduced = pickle.loads(body)
             if signature != str(sig):
                 return None
-            return CompileResultCacheImpl.rebuild(self, target_context, reduced)
+            return _numba.CompileResultCacheImpl.rebuild(self, target_context, reduced)
         except Exception:  # truncated, of another Numba, unreadable: compile again
             return None
 
@@ -103,7 +103,7 @@ class _KernelCache(_Cache):  # type: ignore[misc, valid-type]
         try:
             if cres.library.has_dynamic_globals:
                 return
-            body = dumps((str(sig), cres._reduce()))
+            body = _numba.dumps((str(sig), cres._reduce()))
             _write(self._path(sig, cres.library.codegen), body)
         except Exception:  # a full disk, a read-only home: the kernel works all the same
             return
@@ -142,6 +142,6 @@ def _remove_old(current: Path) -> None:
     """Remove the folders of other versions that nobody has used for a while."""
     horizon = time.time() - KEEP_DAYS * 86400
     for other in current.parent.iterdir():
-        if other != current and other.is_dir() and len(other.name) == len(current.name):
-            if other.stat().st_mtime < horizon:
-                shutil.rmtree(other, ignore_errors=True)
+        ours = other.is_dir() and len(other.name) == len(current.name)
+        if ours and other != current and other.stat().st_mtime < horizon:
+            shutil.rmtree(other, ignore_errors=True)

@@ -93,7 +93,7 @@ def explain(
     >>> print(mlxconv.explain((1, 3000, 512), (512, 3, 512), stride=2, padding=1))  # doctest: +SKIP
     """
     pair = isinstance(dtype, tuple) and len(dtype) == 2
-    x_dtype, w_dtype = dtype if pair else (dtype, dtype)  # type: ignore[misc]
+    x_dtype, w_dtype = dtype if pair else (dtype, dtype)
     x_shape, x_type = _shape_and_type("input", input, x_dtype)
     w_shape, w_type = _shape_and_type("weight", weight, w_dtype)
     simple = len(x_shape) == 3 and input_dilation == 1 and not flip

@@ -1,4 +1,4 @@
-"""This processor, read once: vector width, registers, caches, cores."""
+"""The processor, read once: vector width, registers, caches, cores."""
 
 import os
 from functools import lru_cache

@@ -37,12 +37,14 @@ def as_real(p: "Problem") -> "Problem":
 
 
 def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
-    """The filters of `p` as a flat array of the arithmetic's type: flipped if asked, and
+    """The filters of `p` as a flat array of the arithmetic's type.
+
+    They are flipped if asked, and of a complex convolution each is two:
 
         complex input    re = w_re * x_re - w_im * x_im,  im = w_im * x_re + w_re * x_im
         real input       re = w_re * x,                   im = w_im * x
 
-    as two filters each.  Filters are small; this is NumPy's work, not a kernel's.
+    Filters are small; this is NumPy's work, not a kernel's.
     """
     if p.flip:
         w = w[(slice(None), *(slice(None, None, -1),) * len(p.K))]
@@ -64,7 +66,7 @@ def run(plan: Plan, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.nda
     if out.size == 0 or w.size == 0:
         out[...] = 0
         return out
-    schedule.addresses  # compiled, or loaded, before the geometry is copied
+    schedule.compile()  # before its geometry, which then holds addresses, is copied
     x_memory = memory_of(real_view(x))
     geometry = schedule.geometry
     if x_memory.strides is not None:

@@ -316,9 +316,7 @@ def _check_steps(p: Problem) -> None:
         ("Stride", "strides", p.stride),
     ):
         if any(v < 1 for v in values):
-            raise ValueError(
-                f"[conv] {what} sizes must be positive. Got {got} {_shape(values)}."
-            )
+            raise ValueError(f"[conv] {what} sizes must be positive. Got {got} {_shape(values)}.")
 
 
 def _check_extents(p: Problem, weight_shape: Ints) -> None:

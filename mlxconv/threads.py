@@ -21,12 +21,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
 
 from mlxconv import machine
-from mlxconv.kernels.geometry import Data, range_call
+from mlxconv.kernels.elements import Elements
+from mlxconv.kernels.entry import parallel, serial
 from mlxconv.kernels.schedule import Schedule, Step
-from mlxconv.simd.static import kernel
 
 # Work below which one thread is faster, in FLOP per layer: launching an empty loop on two threads
 # takes 2-25 us under omp, 2 under tbb, 5-40 with the pool, and one core does 50-100 GFLOP/s.
@@ -37,33 +36,7 @@ WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "pool": 1e7, "serial": float("inf")}
 LAUNCH_FLOP = 1e9
 
 
-@lru_cache
-def serial(elements):
-    """Jobs [lo, hi) of the range kernel at `address`, on the calling thread."""
-    call = range_call(elements)
-
-    @kernel(no_cpython_wrapper=False)
-    def on_one_thread(address, geometry, x, w, panels, finite, y, scratch, runs, lo, hi):
-        call(address, Data(geometry, x, w, panels, finite, y, scratch, runs), lo, hi)
-
-    return on_one_thread
-
-
-@lru_cache
-def parallel(elements):
-    """The same on Numba's threads, in equal chunks; scratch and runs are shared out."""
-    call = range_call(elements)
-
-    @kernel(no_cpython_wrapper=False, parallel=True)
-    def on_threads(address, geometry, x, w, panels, finite, y, scratch, runs, lo, hi, chunks):
-        jobs, size, length = hi - lo, scratch.size // chunks, runs.size // chunks
-        for c in prange(chunks):
-            own_scratch = scratch[c * size : (c + 1) * size]
-            own_runs = runs[c * length : (c + 1) * length]
-            data = Data(geometry, x, w, panels, finite, y, own_scratch, own_runs)
-            call(address, data, lo + jobs * c // chunks, lo + jobs * (c + 1) // chunks)
-
-    return on_threads
+Arguments = tuple[Any, ...]  # of an entry: the address, the arrays, scratch and runs
 
 
 def default_threads() -> int:
@@ -79,7 +52,7 @@ def default_threads() -> int:
 
 def run(schedule: Schedule, arrays: Sequence[np.ndarray], threads: int) -> None:
     """Run the steps of `schedule` one after the other, each on at most `threads` threads."""
-    for step, address in zip(schedule.steps, schedule.addresses, strict=True):
+    for step, address in zip(schedule.steps, schedule.compile(), strict=True):
         chunks = min(threads, step.jobs)
         if chunks > 1 and step.flop >= WORTH_SHARING[layer()] and _busy.acquire(blocking=False):
             try:
@@ -108,11 +81,13 @@ def _in_launches(
         launch(schedule.elements, (address, *arrays, scratch, runs), lo, hi, chunks)
 
 
-def _on_this_thread(elements, arguments, lo: int, hi: int, chunks: int) -> None:
+def _on_this_thread(
+    elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int
+) -> None:
     serial(elements)(*arguments, lo, hi)
 
 
-def _on_numba(elements, arguments, lo: int, hi: int, chunks: int) -> None:
+def _on_numba(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int) -> None:
     launch = parallel(elements)
     before = numba.get_num_threads()
     if before == chunks:
@@ -125,7 +100,7 @@ def _on_numba(elements, arguments, lo: int, hi: int, chunks: int) -> None:
         numba.set_num_threads(before)
 
 
-def _on_pool(elements, arguments, lo: int, hi: int, chunks: int) -> None:
+def _on_pool(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int) -> None:
     *shared, scratch, runs = arguments
     jobs, size, length = hi - lo, scratch.size // chunks, runs.size // chunks
     entry = serial(elements)
@@ -180,7 +155,7 @@ _forked = False
 @lru_cache(1)
 def _numba_layer() -> str:
     """The threading layer Numba uses, or will use once it starts its threads."""
-    wanted = numba.config.THREADING_LAYER
+    wanted: str = numba.config.THREADING_LAYER
     choices = {"default": ("tbb", "omp"), "safe": ("tbb",), "threadsafe": ("tbb", "omp")}
     for candidate in choices.get(wanted, (wanted,)):
         try:

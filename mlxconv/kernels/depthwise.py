@@ -63,7 +63,7 @@ def micro_kernel(MR, NV, vec):
 
 def refuses(p: "Problem") -> str:
     """Why this variant cannot compute `p`; empty if it can."""
-    if p.C != p.groups:
+    if p.groups != p.C:
         return f"each filter sums over {p.C // p.groups} channels, not one"
     return f"the input is dilated by {p.input_dilation}" if max(p.input_dilation) > 1 else ""
 

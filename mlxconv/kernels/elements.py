@@ -89,7 +89,7 @@ class Elements(NamedTuple):
 
     def arrays(self) -> dict[str, str]:
         """The types of a call's flat arrays, by their name in Data."""
-        as_seen = {name: "uint16" for name in _WIDEN}
+        as_seen = dict.fromkeys(_WIDEN, "uint16")
         return {
             "x": as_seen.get(self.input, self.input),
             "w": self.dtype,

@@ -3,10 +3,10 @@
 One range kernel serves every variant that is a register tile: the tile is called by address, and
 its extents are run-time numbers, so a new tile compiles nothing but itself.
 
-    fourth loop     jobs: a block of positions of one line, of one group        input stays in L2
-    third loop      panels of NR filters                                        panel stays in L2
-    second loop     tiles of MR positions                                       windows stay in L1
-    first loop      runs and their elements: the micro-kernel                   sums stay in registers
+    fourth loop     jobs: a block of positions of one line, of one group    input stays in L2
+    third loop      panels of NR filters                                    panel stays in L2
+    second loop     tiles of MR positions                                   windows stay in L1
+    first loop      runs and their elements: the micro-kernel               sums in registers
 
 Numbered from the inside as in the papers on BLIS (F. Van Zee and R. van de Geijn, BLIS: A Framework
 for Rapidly Instantiating BLAS Functionality, 2015).

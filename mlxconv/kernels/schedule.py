@@ -29,7 +29,7 @@ class Step(NamedTuple):
     flop: int  # estimated work of the whole step, for the split over threads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """Everything a call needs to know beside its arrays; sizes count elements."""
 
@@ -43,9 +43,12 @@ class Schedule:
     scratch: int = 0  # per worker
     runs: int = 0  # per worker
 
+    def compile(self) -> tuple[int, ...]:
+        """The addresses of the steps' range kernels; compiles or loads what is not there yet."""
+        return self._addresses
+
     @cached_property
-    def addresses(self) -> tuple[int, ...]:
-        """The range kernels of the steps, compiled or loaded now, and the tiles they call."""
+    def _addresses(self) -> tuple[int, ...]:
         call = tile_call(self.elements.dtype)
         for field, tile in zip(("tile", "single"), self.micro_kernels, strict=False):
             self.geometry[field] = address_of(tile, call)

@@ -5,12 +5,12 @@ taps of a row are one run of K*C elements, else each tap is a run of C.  Windows
 positions are a constant step apart, so a block needs one list.
 
 A block whose windows all lie inside the input reads it where it is.  Any other, and any block of
-an input that is of another type or whose channels are apart or repeated, copies the rows it needs, once, to a
-strip that does not depend on N or L:
+an input that is of another type or whose channels are apart or repeated, copies the rows it
+needs, once, to a strip that does not grow with N or L:
 
-    in place        x    ... [row r0] [row r0+1] [row r0+2] ...            step_w = dilation * x_step
-    strip           0 0 0 [row 0] [row 1] ... [row L-1] 0 0                step_w = dilation * C
-    far taps        [rows of tap 0] [rows of tap 1] ...                    step_w = span * C
+    in place        x    ... [row r0] [row r0+1] [row r0+2] ...    step_w = dilation * x_step
+    strip           0 0 0 [row 0] [row 1] ... [row L-1] 0 0        step_w = dilation * C
+    far taps        [rows of tap 0] [rows of tap 1] ...            step_w = span * C
 
 Taps that only meet padding are left out of the list; where weights are not finite, callers list
 the runs of every position by itself, so that 0 * inf never happens.
@@ -57,7 +57,7 @@ class Taps(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Tap (kd, kh, kw) of position l0 + m is at first + m*row + kd*step_d + kh*step_h + kw*step_w."""
+    """Tap (d, h, k) of position l0 + m is at first + m*row + d*step_d + h*step_h + k*step_w."""
 
     in_place: bool
     first: int
@@ -160,7 +160,7 @@ def inputs(elements):
     @kernel(inline="always")
     def input_of(data, window):
         """The array that `window` is read from."""
-        if CONVERTS:
+        if CONVERTS:  # x is of another type
             source = data.scratch
         else:
             source = data.x if window.in_place else data.scratch
@@ -171,7 +171,7 @@ def inputs(elements):
 
 @kernel
 def list_runs(table, g, w, k0, k1):
-    """The Runs of taps [k0, k1) of every valid (kd, kh), relative to the first tap of the window."""
+    """The Runs of taps [k0, k1) of every valid (kd, kh), relative to `first` of the window."""
     merged = w.step_w == g.C
     last = min(k1, k0 + 1) if merged else k1
     r = 0

@@ -14,7 +14,6 @@ Both sides share a word, which fixes the types of the arguments:
 
 import inspect
 
-import numba
 from numba import types
 from numba.core.errors import LoweringError
 from numba.extending import lower_builtin, type_callable

@@ -72,9 +72,7 @@ def _first_lanes(context, builder, n, n_type, lanes):
 
 def _intrinsic(builder, name, returns, arguments):
     function = ir.FunctionType(returns, [argument.type for argument in arguments])
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, function, name), arguments
-    )
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
 
 
 # ---------------------------------------------------------------- the words
