@@ -76,7 +76,7 @@ def schedule_of(
     g["MR"], g["NR"], g["tiles"], g["blocks"] = MR, NR, -(-W // MR), blocks_
     g["panels"], g["panel_blocks"] = panels, panel_blocks
     largest = max(MR, -(-int(g["tiles"][0]) // blocks_) * MR)
-    g["tile_at"] = strip = strip_elements(g, min(largest, max(MR, W)))
+    g["tile_at"] = strip = strip_elements(g, min(largest, W))
     return Schedule(
         elements,
         g,

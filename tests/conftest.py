@@ -1,0 +1,35 @@
+"""What all tests share: more threads than cores, and switches for width and threading."""
+
+import os
+
+os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # so that splits over 2, 3 and 4 are tested
+
+import pytest
+
+from mlxconv import machine, threads
+from mlxconv.api import _plan
+from mlxconv.dispatch import plan
+
+
+def forget_plans():
+    """Let the next call plan anew, for another machine than the last."""
+    machine.vector_bytes.cache_clear()
+    plan.cache_clear()
+    _plan.cache_clear()
+
+
+@pytest.fixture
+def vector_bytes(request, monkeypatch):
+    """Kernels for registers of `request.param` bytes, whatever the machine has."""
+    monkeypatch.setenv("MLXCONV_VECTOR_BYTES", str(request.param))
+    forget_plans()
+    yield request.param
+    monkeypatch.undo()
+    forget_plans()
+
+
+@pytest.fixture
+def always_parallel(monkeypatch):
+    """Share even the smallest work, so that small problems test the parallel road."""
+    monkeypatch.setattr(threads, "WORTH_SHARING", dict.fromkeys(threads.WORTH_SHARING, 0))
+    monkeypatch.setattr(threads, "default_threads", lambda: 3)

@@ -1,0 +1,90 @@
+"""The exact tier: integers so small that every order of summation gives the same number.
+
+Any variant, width, type, layout and number of threads must then equal a sum in int64 bit for bit.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlxconv
+from mlxconv.dispatch import VARIANTS, plan
+from mlxconv.problem import Parameters, problem_of
+from tests import helpers
+from tests.problems import DTYPES, cases, random_cases
+
+WIDTHS = pytest.mark.parametrize("vector_bytes", (16, 32, 64), indirect=True)
+
+
+def exact(case, x, w):
+    """The convolution in integers, as the type of the result."""
+    return helpers.reference(
+        x, w, *case.parameters, dtype=np.int64 if x.dtype.kind != "c" else np.complex128
+    ).astype(x.dtype)
+
+
+def able(case, dtype="float32"):
+    """The variants that can compute `case`."""
+    padding = (case.padding_lo, case.padding_hi)
+    q = Parameters(
+        "conv_general",
+        case.stride,
+        padding,
+        case.kernel_dilation,
+        case.input_dilation,
+        case.groups,
+        case.flip,
+    )
+    problem = problem_of(q, case.x_shape, np.dtype(dtype), case.w_shape, np.dtype(dtype))
+    real = plan(problem).real
+    return [row.name for row in VARIANTS if not row.kernel.refuses(real)]
+
+
+@WIDTHS
+@pytest.mark.parametrize("seed", range(10))
+def test_a_thousand_problems(vector_bytes, always_parallel, seed):
+    """100 problems per seed and width, in every type, by every variant that can."""
+    for i, case in enumerate(random_cases(100, seed)):
+        rng = np.random.default_rng(i)
+        x, w = case.data(rng, DTYPES[i % len(DTYPES)])
+        expected = exact(case, x, w)
+        assert_same(case.run(x, w), expected, case)
+        for variant in able(case, "float32" if x.dtype.kind != "c" else x.dtype):
+            assert_same(case.run(x, w, variant=variant), expected, (variant, case))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_and_three_axes(always_parallel, seed):
+    """Problem, plan and kernels take any number of axes."""
+    for i, case in enumerate(random_cases(40, seed, ranks=(2, 3))):
+        x, w = case.data(np.random.default_rng(i), DTYPES[i % 2])
+        for variant in able(case):
+            assert_same(case.run(x, w, variant=variant), exact(case, x, w), (variant, case))
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(ranks=(1, 1, 2, 3)), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1))
+def test_any_problem(case, dtype, seed):
+    """Hypothesis looks for the corner that the loops above miss, and shrinks what it finds."""
+    x, w = case.data(np.random.default_rng(seed), dtype)
+    assert_same(case.run(x, w), exact(case, x, w), case)
+
+
+@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("threads", (1, 2, 3, 4))
+def test_large_enough_for_threads(variant, threads):
+    """Lines of many blocks, more filters than one panel, a batch, a border: on real threads."""
+    groups = 24 if variant == "depthwise" else 2
+    rng = np.random.default_rng(0)
+    x = helpers.integer_array(rng, (3, 700, 24), np.float32)
+    w = helpers.integer_array(rng, (72 if variant == "depthwise" else 70, 5, 24 // groups), "f4")
+    stream = mlxconv.Stream(threads=threads)
+    y = mlxconv.conv1d(x, w, 2, 7, 3, groups, stream=stream, variant=variant)
+    expected = helpers.reference(x, w, 2, 7, 7, 3, groups=groups, dtype=np.int64)
+    assert np.array_equal(y, expected)
+
+
+def assert_same(y, expected, what):
+    assert y.dtype == expected.dtype and y.shape == expected.shape, what
+    assert np.array_equal(y, expected), what
