@@ -1,0 +1,106 @@
+"""The table: which row takes a problem, what explain says of it, and how it is forced."""
+
+import numpy as np
+import pytest
+
+import mlxconv
+from mlxconv import dispatch
+from mlxconv.problem import Parameters, problem_of
+
+
+def test_variants():
+    assert mlxconv.variants()[-1] == "reference"
+    assert len(set(mlxconv.variants())) == len(dispatch.VARIANTS)
+
+
+@pytest.mark.parametrize("row", dispatch.VARIANTS, ids=lambda row: row.name)
+def test_rows_have_what_explain_and_tests_rely_on(row):
+    assert row.kernel.__doc__ and row.kernel.refuses.__doc__
+    assert "Computes" in row.kernel.__doc__ and "For  " in row.kernel.__doc__
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "named", "variant"),
+    [
+        ((1, 100, 32), (32, 3, 32), {}, "direct"),
+        ((1, 100, 32), (32, 3, 1), dict(groups=32), "depthwise"),
+        ((1, 100, 32), (96, 3, 1), dict(groups=32), "depthwise"),
+        ((1, 100, 32), (512, 3, 1), dict(groups=32), "direct"),
+        ((1, 100, 1), (8, 3, 1), {}, "direct"),
+        ((1, 100, 32), (32, 3, 32), dict(input_dilation=2), "reference"),
+        ((1, 20, 20, 8), (8, 3, 3, 8), {}, "direct"),
+    ],
+)
+def test_the_row_that_wins(x, w, named, variant):
+    found = mlxconv.explain(x, w, **named)
+    assert found.variant == variant
+    names = [name for name, _ in found.refused]
+    assert names == list(mlxconv.variants()[: len(names)]) and all(r for _, r in found.refused)
+
+
+def test_explain_says_what_ran():
+    text = str(mlxconv.explain((2, 3000, 512), (512, 3, 512), stride=2, padding=1))
+    assert "(2, 3000, 512) float32 with 512 filters" in text and "-> (2, 1500, 512)" in text
+    assert "4.72 GFLOP" in text and "variant   direct" in text
+    assert "1 run of 1536 elements" in text
+    assert "refused   depthwise: each filter sums over 512 channels, not one" in text
+
+
+@pytest.mark.parametrize(
+    ("named", "runs"),
+    [
+        (dict(), (1, 36)),
+        (dict(dilation=2), (3, 12)),
+        (dict(groups=3), (3, 4)),
+    ],
+)
+def test_runs_of_a_window(named, runs):
+    channels = 12 // named.get("groups", 1)
+    assert mlxconv.explain((1, 50, 12), (6, 3, channels), **named).runs == runs
+
+
+def test_runs_of_two_axes():
+    assert mlxconv.explain((1, 20, 20, 8), (8, 3, 5, 8)).runs == (3, 40)
+
+
+def test_explain_takes_arrays_shapes_and_types():
+    x, w = np.ones((1, 50, 4), np.float64), np.ones((3, 2, 4), np.float64)
+    assert (
+        mlxconv.explain(x, w).problem == mlxconv.explain(x.shape, w.shape, dtype=np.float64).problem
+    )
+    mixed = mlxconv.explain(x.shape, w.shape, dtype=("float16", "float32"))
+    assert (mixed.problem.input_dtype, mixed.problem.dtype) == ("float16", "float32")
+    assert mlxconv.explain(x.shape, w.shape, dtype="bfloat16").problem.dtype == "bfloat16"
+    assert mlxconv.explain(x, w, stream=mlxconv.Stream(threads=1)).threads == 1
+
+
+def test_explain_compiles_nothing():
+    """It is asked about shapes that are never run, on machines that wait for compilers."""
+    found = dispatch.plan(
+        problem_of(
+            Parameters("conv1d", 1, 0, 1, 1, 1, False),
+            (1, 77, 13),
+            np.dtype("f4"),
+            (5, 3, 13),
+            np.dtype("f4"),
+        )
+    )
+    mlxconv.explain((1, 77, 13), (5, 3, 13))
+    assert "_addresses" not in vars(found.schedule)
+
+
+def test_explain_raises_what_the_convolution_would():
+    with pytest.raises(ValueError, match="Stride sizes must be positive"):
+        mlxconv.explain((1, 50, 4), (3, 2, 4), stride=0)
+
+
+def test_a_forced_row_is_taken():
+    x, w = np.ones((1, 50, 4), np.float32), np.ones((3, 2, 4), np.float32)
+    assert mlxconv.explain(x, w, variant="reference").variant == "reference"
+    assert np.array_equal(mlxconv.conv1d(x, w, variant="reference"), mlxconv.conv1d(x, w))
+
+
+def test_plans_are_cached():
+    q = Parameters("conv1d", 1, 0, 1, 1, 1, False)
+    shapes = ((1, 50, 4), np.dtype("f4"), (3, 2, 4), np.dtype("f4"))
+    assert dispatch.plan(problem_of(q, *shapes)) is dispatch.plan(problem_of(q, *shapes))
