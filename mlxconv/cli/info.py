@@ -1,0 +1,86 @@
+"""`mlxconv info`: versions, processor, threads, and the cache of compiled kernels."""
+
+import argparse
+import json
+import os
+import platform
+from typing import Any
+
+from mlxconv import __version__
+
+
+def run(options: argparse.Namespace) -> None:
+    facts = gathered()
+    print(json.dumps(facts, indent=2) if options.json else as_text(facts))
+
+
+def gathered() -> dict[str, Any]:
+    """All that info says; sizes in bytes."""
+    import llvmlite
+    import numba
+    import numpy
+
+    from mlxconv import machine, threads
+    from mlxconv.dispatch import variants
+
+    return {
+        "mlxconv": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": machine.name(),
+        "compiled_for": machine.target()[1],
+        "vector_bytes": machine.vector_bytes(),
+        "vector_registers": machine.registers(),
+        "caches": machine.caches()._asdict(),
+        "cores": machine.cores(),
+        "threads": threads.default_threads(),
+        "threading_layer": threads.layer(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "variants": list(variants()),
+        "kernel_cache": kernel_cache(),
+    }
+
+
+def kernel_cache() -> dict[str, Any]:
+    """Where this version keeps its compiled kernels, and how much is there."""
+    from mlxconv import cache
+
+    folder = cache.folder()
+    if folder is None:
+        return {"folder": None, "kernels": 0, "bytes": 0}
+    try:
+        sizes = [file.stat().st_size for file in folder.glob("*.kernel")]
+    except OSError:  # removed or made unreadable meanwhile
+        sizes = []
+    return {"folder": str(folder), "kernels": len(sizes), "bytes": sum(sizes)}
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The facts as a table of lines."""
+    f = facts
+    caches = ", ".join(f"{k.partition('_')[0]} {_size(v)}" for k, v in f["caches"].items())
+    bits = 8 * f["vector_bytes"]
+    stored = f["kernel_cache"]
+    place = stored["folder"] or "off (MLXCONV_CACHE_DIR is empty)"
+    versions = ("python", "numpy", "numba", "llvmlite")
+    lines = {
+        "mlxconv": f["mlxconv"],
+        "runs on": ", ".join(f"{name} {f[name]}" for name in versions),
+        "system": f["system"],
+        "processor": f"{f['processor']} (kernels are compiled for {f['compiled_for']})",
+        "vectors": f"{bits} bits, {bits // 32} float32 each, {f['vector_registers']} registers",
+        "caches": caches,
+        "threads": f"{f['threads']} of {f['cores']} cores, layer {f['threading_layer']}",
+        "waiting": f"OMP_WAIT_POLICY={f['omp_wait_policy']} (these commands set it to passive "
+        "unless you set it)",
+        "variants": ", ".join(f["variants"]),
+        "kernels": f"{place}: {stored['kernels']} kernels, {_size(stored['bytes'])}",
+    }
+    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+
+
+def _size(n: int) -> str:
+    return f"{n / (1 << 20):.3g} MB" if n >= 1 << 20 else f"{n / (1 << 10):.3g} KB"

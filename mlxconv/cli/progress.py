@@ -1,0 +1,35 @@
+"""What a terminal shows of work under way; nothing where stderr is no terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def shown(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
+
+
+@contextmanager
+def bar(title: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar over `total` bytes: call what it gives with the bytes of each step.
+
+    It needs rich; without, the work goes on without a bar.
+    """
+    try:
+        if not shown(quiet):
+            raise ImportError
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        yield lambda step: None
+        return
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task(title, total=total)
+        yield lambda step: display.advance(task, step)
