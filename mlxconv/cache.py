@@ -1,8 +1,8 @@
 """Compiled kernels on disk: one file per kernel and signature, never trusted, never in the way.
 
 Numba's own cache serves stale code when a helper in another file changes, and raises where it
-cannot write.  This one keeps its files in a folder named by a digest of all the package's sources,
-of Numba, LLVM and Python, and names each file by the kernel, its options, its signature and the
+cannot write.  This one keeps its files in a folder named by a digest of all that kernels are made
+of, kernels/ and simd/, and of Numba, LLVM and Python, and names each file by the kernel, its options, its signature and the
 processor.  A file is written aside and renamed, and read back only if its checksum, its owner and
 its signature are right.  Whatever goes wrong, the kernel is compiled again.
 
@@ -53,7 +53,7 @@ def folder() -> Path | None:
 
 @lru_cache(1)
 def _sources_digest() -> str:
-    """Names all that compiled code is made of: sources, helpers included, and the compiler."""
+    """Names all that compiled code is made of: the kernels, the words, and the compiler."""
     import llvmlite
     import numba
     import numpy
@@ -61,7 +61,7 @@ def _sources_digest() -> str:
     versions = (sys.version, numba.__version__, llvmlite.__version__, numpy.__version__)
     digest = hashlib.sha256(repr(versions).encode())
     package = Path(__file__).parent
-    for source in sorted(package.rglob("*.py")):
+    for source in sorted([*package.glob("kernels/*.py"), *package.glob("simd/*.py")]):
         digest.update(source.relative_to(package).as_posix().encode())
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

@@ -4,7 +4,8 @@ The three run the same range kernel over the same jobs, so their bits are equal.
 and why (each case has aborted or hung programs that call Numba from more than one place):
 
     one thread    little work; one job; another call of ours is running in parallel; a process
-                  forked after OpenMP started, where any parallel region ends the child
+                  forked after Numba's threads started: under omp a parallel region ends the
+                  child, under tbb it may wait for ever for a thread that was left behind
     Numba         under its omp and tbb layers
     our pool      where Numba's layer would be workqueue, which aborts the process when two Python
                   threads enter it: a range kernel releases the GIL, so Python threads do as well
@@ -149,7 +150,22 @@ def _attempt(work: Callable[[int], None], c: int) -> BaseException | None:
 
 _busy = threading.Lock()  # held while a call of ours runs in parallel
 _pool = Pool()
-_forked = False
+
+
+def _has_lost_threads() -> bool:
+    """Whether Numba's threads were started in a parent of this process, which forked us without
+    them.  Told by the count of threads, since nobody was there to see the fork."""
+    from numba.np.ufunc import parallel as numbas
+
+    try:
+        alive = len(os.listdir("/proc/self/task"))
+    except OSError:  # no such system
+        return False
+    started = getattr(numbas, "_is_initialized", False) and numba.config.NUMBA_NUM_THREADS > 1
+    return started and alive <= threading.active_count()
+
+
+_forked = _has_lost_threads()  # and set in every child forked from now on
 
 
 @lru_cache(1)
@@ -175,7 +191,7 @@ def layer() -> str:
     if mode in ("pool", "serial"):
         return mode
     numbas = _numba_layer()
-    if numbas == "omp" and _forked:
+    if numbas in ("omp", "tbb") and _forked:
         return "serial"
     return "pool" if numbas == "workqueue" else numbas
 

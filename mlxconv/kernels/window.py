@@ -89,7 +89,7 @@ def windows(elements):
     """open_window for inputs of this type."""
     CONVERTS, widen = elements.converts, elements.widen
 
-    @kernel
+    @kernel(inline="always")
     def copy_rows(data, base, first, rows, c0, at):
         """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
         0 outside the input."""
