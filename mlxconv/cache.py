@@ -2,9 +2,10 @@
 
 Numba's own cache serves stale code when a helper in another file changes, and raises where it
 cannot write.  This one keeps its files in a folder named by a digest of all that kernels are made
-of, kernels/ and simd/, and of Numba, LLVM and Python, and names each file by the kernel, its options, its signature and the
-processor.  A file is written aside and renamed, and read back only if its checksum, its owner and
-its signature are right.  Whatever goes wrong, the kernel is compiled again.
+of, kernels/ and simd/, and of Numba, LLVM and Python.  It names each file by the kernel, its
+options, its signature and the processor.  A file is written aside and renamed, and read back only
+if its checksum, its owner and its signature are right.  Whatever goes wrong, the kernel is
+compiled again.
 
 MLXCONV_CACHE_DIR moves the folder; set to an empty string it switches the cache off.
 """
@@ -30,8 +31,11 @@ except ImportError:
 
 
 def attach(dispatcher: Any, options: dict[str, Any]) -> Any:
-    """Let `dispatcher` load and save its compiled code; returns it."""
-    if _numba is not None and hasattr(dispatcher, "_cache") and folder() is not None:
+    """Let `dispatcher`, a kernel of this package, load and save its compiled code; returns it."""
+    ours = dispatcher.__module__.startswith(
+        f"{__package__}."
+    )  # others' sources are not in a digest
+    if ours and _numba is not None and hasattr(dispatcher, "_cache") and folder() is not None:
         dispatcher._cache = _KernelCache(f"{dispatcher.__module__}.{dispatcher.__name__}", options)
     return dispatcher
 

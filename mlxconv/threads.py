@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 import numba
+import numba.np.ufunc.parallel
 import numpy as np
 
 from mlxconv import machine
@@ -94,7 +95,7 @@ def _on_numba(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks
     if before == chunks:
         launch(*arguments, lo, hi, chunks)
         return
-    numba.set_num_threads(min(chunks, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(chunks, numba.np.ufunc.parallel.NUM_THREADS))
     try:
         launch(*arguments, lo, hi, chunks)
     finally:
@@ -155,8 +156,7 @@ _pool = Pool()
 def _has_lost_threads() -> bool:
     """Whether Numba's threads were started in a parent of this process, which forked us without
     them.  Told by the count of threads, since nobody was there to see the fork."""
-    from numba.np.ufunc import parallel as numbas
-
+    numbas = numba.np.ufunc.parallel
     try:
         alive = len(os.listdir("/proc/self/task"))
     except OSError:  # no such system

@@ -15,7 +15,7 @@ Both sides share a word, which fixes the types of the arguments:
 import inspect
 
 from numba import types
-from numba.core.errors import LoweringError
+from numba.core.errors import TypingError
 from numba.extending import lower_builtin, type_callable
 
 _kernels = []  # under NUMBA_DISABLE_JIT=1 an address is an index into this list
@@ -49,7 +49,9 @@ def address_of(kernel, call):
 def _lower(call):
     names = ["address", *(f"argument{i}" for i in range(len(call.argument_types)))]
 
-    def typer(*arguments):
+    def typer(address, *arguments):
+        if not all(map(_fits, arguments, call.argument_types)):
+            raise TypingError(f"{call.__name__} takes {call.argument_types}, got {arguments}")
         return types.void
 
     typer.__signature__ = inspect.Signature(
@@ -58,13 +60,30 @@ def _lower(call):
     type_callable(call)(lambda context: typer)
 
     @lower_builtin(call, types.VarArg(types.Any))
-    def _call(context, builder, sig, args):
+    def _(context, builder, sig, args):
         declared = call.argument_types
-        given = [context.get_value_type(t) for t in sig.args[1:]]
-        if given != [context.get_value_type(t) for t in declared]:
-            raise LoweringError(f"{call.__name__} takes {declared}, got {sig.args[1:]}")
+        values = [
+            context.cast(builder, value, given, wanted)
+            if isinstance(given, types.Integer)
+            else value
+            for value, given, wanted in zip(args[1:], sig.args[1:], declared, strict=True)
+        ]
         convention = context.call_conv
         function = convention.get_function_type(types.none, declared)
         callee = builder.inttoptr(args[0], function.as_pointer())
-        convention.call_function(builder, callee, types.none, declared, args[1:])
+        convention.call_function(builder, callee, types.none, declared, values)
         return context.get_dummy_value()
+
+
+def _fits(given, declared):
+    """Whether a value of type `given` may be passed as `declared`: integers are converted, and an
+    array that may be written to stands for one that may not, since both look the same in memory."""
+    if isinstance(declared, types.Array):
+        return given in (declared, declared.copy(readonly=False))
+    if isinstance(declared, types.BaseNamedTuple):
+        same = isinstance(given, types.BaseNamedTuple)
+        same = same and given.instance_class is declared.instance_class
+        return same and all(map(_fits, given, declared))
+    if isinstance(declared, types.Integer):
+        return isinstance(given, types.Integer)
+    return given == declared

@@ -72,31 +72,32 @@ def _label(name, value):
 class _Unroll(ast.NodeTransformer):
     def __init__(self, constants):
         self.constants = constants  # name -> int, static loop variables included
-        self.tiles = set()  # names bound by registers(...)
+        self.tiles = {}  # name bound by registers(...) -> its shape
 
     def visit_Assign(self, node):
         if not _is_call(node.value, "registers"):
             return self.generic_visit(node)
         name, call = node.targets[0].id, node.value
-        self.tiles.add(name)
+        self.tiles[name] = shape = tuple(self.value(extent) for extent in call.args)
         if not call.keywords:
             return ast.copy_location(ast.Pass(), node)
-        shape = [range(self.value(extent)) for extent in call.args]
+        fill = self.visit(call.keywords[0].value)
         return [
-            ast.copy_location(
-                ast.Assign([ast.Name(_name(name, i), ast.Store())], call.keywords[0].value), node
-            )
-            for i in itertools.product(*shape)
+            ast.copy_location(ast.Assign([ast.Name(_name(name, i), ast.Store())], fill), node)
+            for i in itertools.product(*map(range, shape))
         ]
 
     def visit_For(self, node):
         if not _is_call(node.iter, "static_range"):
             return self.generic_visit(node)
-        copies = []
+        name, outer, copies = node.target.id, dict(self.constants), []
         for i in range(*map(self.value, node.iter.args)):
-            self.constants[node.target.id] = i
+            self.constants[name] = i
             copies += self._statements(copy.deepcopy(node.body))
-        self.constants.pop(node.target.id, None)
+        if copies:  # after its loop the index is an ordinary variable, as in Python
+            index = ast.Assign([ast.Name(name, ast.Store())], ast.Constant(self.constants[name]))
+            copies.append(ast.copy_location(index, node))
+        self.constants = outer
         return copies or ast.copy_location(ast.Pass(), node)
 
     def visit_If(self, node):
@@ -109,8 +110,13 @@ class _Unroll(ast.NodeTransformer):
     def visit_Subscript(self, node):
         if getattr(node.value, "id", None) not in self.tiles:
             return self.generic_visit(node)
-        index = self.value(node.slice)
-        name = _name(node.value.id, index if isinstance(index, tuple) else (index,))
+        index, shape = self.value(node.slice), self.tiles[node.value.id]
+        index = index if isinstance(index, tuple) else (index,)
+        if len(index) != len(shape) or any(
+            not -n <= i < n for i, n in zip(index, shape, strict=True)
+        ):
+            raise IndexError(f"{ast.unparse(node)}: index {index} of registers{shape}")
+        name = _name(node.value.id, [i % n for i, n in zip(index, shape, strict=True)])
         return ast.copy_location(ast.Name(name, node.ctx), node)
 
     def visit_Name(self, node):

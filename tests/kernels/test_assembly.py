@@ -1,0 +1,163 @@
+"""The machine code of every register tile: whole registers, all multiply-adds, nothing spilled.
+
+A tile that needs one register more than there are runs at half the speed and gives the same
+results, so only its assembly tells.  Kernels are compiled for a processor, and never run, in a
+process of its own, without the cache: code loaded from disk cannot be inspected.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mlxconv import machine
+from mlxconv.dispatch import VARIANTS
+
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly"
+)
+
+_AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+lzcnt,+bmi,+bmi2,+movbe,+f16c"
+_AVX2 += ",+avx,+avx2,+fma"
+_AVX512 = f"{_AVX2},+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd"
+
+# machine -> (environment that makes Numba compile for it, its widest register)
+MACHINES = {
+    "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": _AVX2}, "ymm"),
+    "skylake-avx512": ({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
+    "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[machine.vector_bytes()]),
+}
+# Prints {"variant dtype MRxNV": assembly} for the tiles of all variants that have any, those of a
+# single position among them.
+COMPILE = """
+import json
+from mlxconv import machine
+from mlxconv.dispatch import VARIANTS
+from mlxconv.kernels.loops import tile_call
+from mlxconv.simd.vector import vec_of
+
+found = {}
+for row in VARIANTS:
+    if not hasattr(row.kernel, "TILES"):
+        continue
+    MR, NV = row.kernel.TILES[machine.registers()]
+    for dtype in ("float32", "float64"):
+        for m in sorted({1, MR}):
+            tile = row.kernel.micro_kernel(m, NV, vec_of(dtype, machine.vector_bytes()))
+            tile.compile(tile_call(dtype).argument_types)
+            (assembly,) = tile.inspect_asm().values()
+            found[f"{row.name} {dtype} {m}x{NV}"] = assembly
+print(json.dumps(found))
+"""
+
+FMA = re.compile(r"vfn?m(?:add|sub)\d+p[sd]\s")  # packed; those of scalars end in ss and sd
+JUMP = re.compile(r"j\w+\s+(\.\w+)$")
+FRAME_POINTER = re.compile(r"movq\s+%rsp, %rbp")
+
+
+class Loop(NamedTuple):
+    lines: list[str]
+    stack: re.Pattern  # what an address on the stack looks like in this function
+
+    @property
+    def multiply_adds(self):
+        """The kind of register each packed multiply-add writes, its last operand."""
+        return [line.rpartition("%")[2][:3] for line in self.lines if FMA.match(line)]
+
+    @property
+    def spills(self):
+        """Lines in which a vector meets the stack."""
+        return [
+            line for line in self.lines if re.search("%[xyz]mm", line) and self.stack.search(line)
+        ]
+
+
+def innermost_loops(assembly):
+    """What lies between a label and a later jump back to it, if it contains no other loop."""
+    lines = [line.partition("#")[0].strip() for line in assembly.splitlines()]
+    registers = "[sb]" if any(map(FRAME_POINTER.match, lines)) else "s"  # else rbp is one of many
+    stack = re.compile(rf"\(%r{registers}p[,)]")
+    label_at = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    jumps = [(i, match[1]) for i, line in enumerate(lines) if (match := JUMP.match(line))]
+    spans = {(label_at[to], i) for i, to in jumps if label_at.get(to, i) < i}
+    inner = [s for s in spans if not any(s != t and s[0] <= t[0] and t[1] <= s[1] for t in spans)]
+    return [Loop(lines[start : end + 1], stack) for start, end in sorted(inner)]
+
+
+def hot_loop(assembly):
+    """The innermost loop with the most multiply-adds."""
+    return max(innermost_loops(assembly), key=lambda loop: len(loop.multiply_adds))
+
+
+@lru_cache
+def assemblies(name):
+    """{"variant dtype MRxNV": assembly} of all tiles, compiled for the machine `name`."""
+    environment = {**os.environ, **MACHINES[name][0], "MLXCONV_CACHE_DIR": ""}
+    for variable in ("NUMBA_DISABLE_JIT", "MLXCONV_VECTOR_BYTES"):
+        environment.pop(variable, None)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env=environment,
+        cwd=Path(__file__).parents[2],  # where the package is, if it is not installed
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "TILES")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("variant", WITH_TILES)
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_hot_loop_of_every_tile(name, variant, dtype):
+    """MR*NV multiply-adds, or a multiple where LLVM unrolls, on whole registers and on no stack."""
+    tiles = {k: a for k, a in assemblies(name).items() if k.startswith(f"{variant} {dtype} ")}
+    assert len(tiles) == 2, "a tile, and one of a single position"
+    for tile, assembly in tiles.items():
+        MR, NV = map(int, tile.split()[-1].split("x"))
+        loop = hot_loop(assembly)
+        count = len(loop.multiply_adds)
+        assert count >= MR * NV and count % (MR * NV) == 0, f"{tile}: {count} multiply-adds"
+        assert set(loop.multiply_adds) == {MACHINES[name][1]}, tile
+        assert not loop.spills, f"{tile} spills:\n" + "\n".join(loop.spills)
+
+
+SPILLING = """
+tile:
+	pushq	%rbp
+	{prologue}
+.LBB0_1:
+	vmovups	%ymm9, 64(%rsp)
+.LBB0_2:
+	vfmadd231ps	(%rbp,%rcx,4), %ymm13, %ymm11   # the operand may be memory
+	vfnmadd213ps	%zmm1, %zmm2, %zmm3
+	vfmadd231ss	%xmm1, %xmm2, %xmm3
+	movq	8(%rsp), %rax
+	vmovups	%ymm15, 48(%rsp)
+	jne	.LBB0_2
+	jmp	.LBB0_1
+.LBB0_3:
+	vfmadd231ps	%ymm13, %ymm12, %ymm11
+	jne	.LBB0_3
+"""
+
+
+def test_the_reader_of_assembly():
+    """It sees inner loops only, packed multiply-adds only, and vectors on the stack."""
+    assembly = SPILLING.format(prologue="subq\t$88, %rsp")
+    assert len(innermost_loops(assembly)) == 2
+    loop = hot_loop(assembly)
+    assert loop.multiply_adds == ["ymm", "zmm"]
+    assert loop.spills == ["vmovups\t%ymm15, 48(%rsp)"]
+    with_frame = hot_loop(SPILLING.format(prologue="movq\t%rsp, %rbp"))
+    assert len(with_frame.spills) == 2, "here rbp points to the stack, and is no common register"

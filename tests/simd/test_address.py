@@ -1,0 +1,141 @@
+"""Kernels called by address: the arguments arrive, and wrong ones are refused at compile time."""
+
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+from numba.core.errors import TypingError
+
+from mlxconv.simd.address import address_of, caller
+from mlxconv.simd.static import kernel
+
+needs_jit = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="an address is an index then")
+
+
+class Part(NamedTuple):
+    a: Any
+    at: int
+
+
+PART = numba.typeof(Part(np.zeros(1), 0))
+call_step = caller("step", PART, types.intp, types.float64)
+
+
+def step(FACTOR):
+    """part[at + i] += FACTOR * value, in both of its forms."""
+
+    @kernel
+    def add(part, i, value):
+        part.a[part.at + i] += FACTOR * value
+
+    return add
+
+
+@kernel(no_cpython_wrapper=False)
+def run_step(address, a, at, i, value):
+    call_step(address, Part(a, at), i, value)
+
+
+def test_arguments_arrive():
+    """A tuple with an array, an integer and a float, in their order."""
+    a = np.zeros(8)
+    run_step(address_of(step(3), call_step), a, 2, 4, 0.5)
+    assert a.tolist() == [0, 0, 0, 0, 0, 0, 1.5, 0]
+
+
+def test_each_address_is_its_own_kernel():
+    """One caller, compiled once, runs whatever it is given."""
+    a = np.zeros(2)
+    addresses = [address_of(step(factor), call_step) for factor in (1, 10, 100)]
+    assert len(set(addresses)) == 3
+    for address in (*addresses, addresses[0]):
+        run_step(address, a, 0, 1, 1.0)
+    assert a.tolist() == [0, 112]
+
+
+def test_an_address_stays_the_same():
+    kernel_ = step(7)
+    assert address_of(kernel_, call_step) == address_of(kernel_, call_step)
+
+
+@needs_jit
+def test_a_kernel_is_compiled_once():
+    kernel_ = step(8)
+    for _ in range(3):
+        address_of(kernel_, call_step)
+    assert kernel_.signatures == [call_step.argument_types]
+
+
+READ_ONLY = np.zeros(2)
+READ_ONLY.flags.writeable = False
+WRONG = {
+    "dtype of the array": (np.zeros(2, np.float32), 0, 1, 1.0),
+    "rank of the array": (np.zeros((2, 2)), 0, 1, 1.0),
+    "layout of the array": (np.zeros(4)[::2], 0, 1, 1.0),
+    "read-only array": (READ_ONLY, 0, 1, 1.0),
+    "float for int": (np.zeros(2), 0, 1.0, 1.0),
+    "complex for float": (np.zeros(2), 0, 1, 1j),
+}
+
+
+@needs_jit
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_arguments_are_refused(wrong):
+    """The code behind an address would take the bits for what they are not."""
+
+    @kernel(no_cpython_wrapper=False)
+    def run_wrongly(address, a, at, i, value):
+        call_step(address, Part(a, at), i, value)
+
+    with pytest.raises(TypingError, match="call_step takes"):
+        run_wrongly(address_of(step(1), call_step), *WRONG[wrong])
+
+
+@needs_jit
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_wrong_number_of_arguments(count):
+    def of_count(count):
+        if count == 0:
+
+            @kernel
+            def run(address, part):
+                call_step(address)
+        elif count == 1:
+
+            @kernel
+            def run(address, part):
+                call_step(address, part)
+        else:
+
+            @kernel
+            def run(address, part):
+                call_step(address, part, 1, 1.0, 1.0)
+
+        return run
+
+    with pytest.raises(numba.TypingError, match="call_step"):
+        of_count(count).compile((types.intp, PART))
+
+
+def test_names_say_what_is_called():
+    """The name is part of the kernels that call it, hence of their identity on disk."""
+    assert call_step.__name__ == "call_step"
+    assert call_step.argument_types == (PART, types.intp, types.float64)
+
+
+@needs_jit
+def test_without_jit():
+    """The tests that need none, in a process that has none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
