@@ -6,6 +6,7 @@ import numpy as np
 
 FLOATING = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 REAL_OF = {"complex64": "float32", "complex128": "float64"}  # a pair of these is one element
+CACHE_LINE_BYTES = 64
 HALF = ("float16", "bfloat16")  # kernels see their bits, as uint16
 
 
@@ -76,6 +77,16 @@ def real_view(a: np.ndarray) -> np.ndarray:
     if a.shape[-1] == 1:
         return as_pairs.view(REAL_OF[a.dtype.name])
     return a.view(REAL_OF[a.dtype.name])
+
+
+def aligned_empty(size: int, dtype: str) -> np.ndarray:
+    """`size` uninitialised elements that start at a cache line, so that no vector straddles two.
+
+    Panels that do not made `direct` 10 to 20 % slower."""
+    itemsize = np.dtype(dtype).itemsize
+    memory = np.empty(size * itemsize + CACHE_LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE_BYTES
+    return memory[start : start + size * itemsize].view(dtype)
 
 
 class Memory(NamedTuple):

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from mlxconv import threads
-from mlxconv.arrays import REAL_OF, dtype_named, memory_of, real_view
+from mlxconv.arrays import REAL_OF, aligned_empty, dtype_named, memory_of, real_view
 from mlxconv.kernels.geometry import set_input_layout
 from mlxconv.kernels.schedule import Schedule
 
@@ -78,7 +78,7 @@ def run(plan: Plan, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.nda
         geometry,
         x_memory.flat,
         real_filters(w, p, schedule.elements.dtype),
-        np.empty(schedule.panels, schedule.elements.dtype),
+        aligned_empty(schedule.panels, schedule.elements.dtype),
         np.empty(schedule.units, np.uint8),
         _as_elements(out),
     )

@@ -25,6 +25,7 @@ import numba.np.ufunc.parallel
 import numpy as np
 
 from mlxconv import machine
+from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
 from mlxconv.kernels.schedule import Schedule, Step
@@ -75,7 +76,7 @@ def _in_launches(
     chunks: int,
 ) -> None:
     """Cut the jobs into launches that are short enough for Ctrl-C."""
-    scratch = np.empty(chunks * schedule.scratch, schedule.elements.dtype)
+    scratch = aligned_empty(chunks * schedule.scratch, schedule.elements.dtype)
     runs = np.empty(chunks * schedule.runs, np.int64)
     launches = max(1, min(step.jobs, int(step.flop / (LAUNCH_FLOP * chunks))))
     for i in range(launches):
@@ -90,28 +91,34 @@ def _on_this_thread(
 
 
 def _on_numba(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int) -> None:
-    launch = parallel(elements)
+    launch, counter, piece = parallel(elements), np.array([lo]), _piece(hi - lo, chunks)
     before = numba.get_num_threads()
     if before == chunks:
-        launch(*arguments, lo, hi, chunks)
+        launch(*arguments, counter, hi, piece, chunks)
         return
     numba.set_num_threads(min(chunks, numba.np.ufunc.parallel.NUM_THREADS))
     try:
-        launch(*arguments, lo, hi, chunks)
+        launch(*arguments, counter, hi, piece, chunks)
     finally:
         numba.set_num_threads(before)
 
 
 def _on_pool(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int) -> None:
     *shared, scratch, runs = arguments
-    jobs, size, length = hi - lo, scratch.size // chunks, runs.size // chunks
-    entry = serial(elements)
+    size, length, piece = scratch.size // chunks, runs.size // chunks, _piece(hi - lo, chunks)
+    entry, pieces = serial(elements), iter(range(lo, hi, piece))
 
     def work(c: int) -> None:
         own = (scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length])
-        entry(*shared, *own, lo + jobs * c // chunks, lo + jobs * (c + 1) // chunks)
+        for first in pieces:  # shared: each thread takes the next
+            entry(*shared, *own, first, min(first + piece, hi))
 
     _pool.run(work, chunks)
+
+
+def _piece(jobs: int, chunks: int) -> int:
+    """Jobs a thread takes at a time: an eighth of its share, for even ends and few takings."""
+    return max(1, jobs // (8 * chunks))
 
 
 class Pool:

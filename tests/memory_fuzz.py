@@ -80,6 +80,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     faulthandler.enable()
     plan.np = threads.np = GuardedNumPy()
+    plan.aligned_empty = threads.aligned_empty = plan.np.empty  # no slack before or behind
     threads.WORTH_SHARING = dict.fromkeys(threads.WORTH_SHARING, 0)
     done = 0
     per_width = -(-options.cases // 3)

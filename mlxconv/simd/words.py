@@ -177,3 +177,29 @@ def _store_n(context, builder, sig, args):
             name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
             _intrinsic(builder, name, ir.VoidType(), [args[0], p, _i32(vec.dtype.itemsize), mask])
     return context.get_dummy_value()
+
+
+def fetch_add(a, i, n):
+    """a[i], to which n is then added; no other thread gets the same value."""
+    before = a[i]
+    a[i] += n
+    return before
+
+
+@lowers(fetch_add, lambda a, i, n: _check_counter(a, i, n))
+def _fetch_add(context, builder, sig, args):
+    p = _pointer(context, builder, sig, args, 0, context.get_value_type(types.int64))
+    n = context.cast(builder, args[2], sig.args[2], types.int64)
+    return builder.atomic_rmw("add", p, n, "monotonic")
+
+
+def _check_counter(a, *integers):
+    """The typing rule of `fetch_add`; returns the type of a counter."""
+    flat = isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C" and a.mutable
+    if (
+        not flat
+        or a.dtype != types.int64
+        or not all(isinstance(i, types.Integer) for i in integers)
+    ):
+        raise TypingError(f"a counter is an element of a flat int64 array, got {a}, {integers}")
+    return types.int64

@@ -7,13 +7,14 @@ from fractions import Fraction
 import numba
 import numpy as np
 import pytest
+from numba import prange
 from numba.core.errors import TypingError
 
 from mlxconv import machine
 from mlxconv.simd import words
 from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import VECTORS
-from mlxconv.simd.words import broadcast, fma, load, load_n, store, store_n, zero
+from mlxconv.simd.words import broadcast, fetch_add, fma, load, load_n, store, store_n, zero
 from tests.guard import fate, freeze, guarded, needs_guard_pages
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is lowered without a JIT")
@@ -24,7 +25,7 @@ WORDS = {
     if inspect.isfunction(value)
     and value.__module__ == words.__name__
     and not name.startswith("_")
-    and name != "lowers"
+    and name not in ("lowers", "fetch_add")  # the latter has no vectors; tested at the end
 }
 OFFSETS = (0, 1, 3, 5)  # in elements, none but the first aligned to a vector
 
@@ -370,3 +371,40 @@ def test_fma_takes_three_vectors_of_one_type():
 def test_words_take_a_vector_type(word):
     with pytest.raises(TypingError, match="expected a vector type"):
         kernel(_of_no_vector(word)).compile((numba.typeof(np.zeros(8)),))
+
+
+# ---------------------------------------------------------------- fetch_add
+
+
+def taken(takers, count, called=kernel):
+    """Takes numbers from a counter, on as many threads as there are; marks each in y."""
+    step = 3
+
+    @called
+    def take(counter, y):
+        for _ in prange(takers):
+            at = fetch_add(counter, 1, step)
+            while at < count:
+                y[at] += 1
+                at = fetch_add(counter, 1, step)
+
+    return take
+
+
+def test_fetch_add_gives_every_number_once():
+    counter, y = np.array([100, 0, 100]), np.zeros(30_000, np.int64)
+    taken(4, y.size, kernel(no_cpython_wrapper=False, parallel=True))(counter, y)
+    assert y.reshape(-1, 3).sum(0).tolist() == [10_000, 0, 0] and y.max() == 1
+    assert counter.tolist() == [100, 30_000 + 4 * 3, 100]
+
+
+def test_fetch_add_means_what_it_says():
+    counter, y = np.array([100, 0, 100]), np.zeros(300, np.int64)
+    taken(4, y.size, lambda function: function)(counter, y)
+    assert y.reshape(-1, 3).sum(0).tolist() == [100, 0, 0] and y.max() == 1
+
+
+@pytest.mark.parametrize("bad", (np.zeros(2), np.zeros(2, np.int32), np.zeros((2, 2), np.int64)))
+def test_fetch_add_counts_in_int64(bad):
+    with pytest.raises(TypingError, match="a counter is an element of a flat int64 array"):
+        taken(1, 1, kernel(no_cpython_wrapper=False))(bad, np.zeros(3, np.int64))
