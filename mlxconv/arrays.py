@@ -69,6 +69,7 @@ def real_view(a: np.ndarray) -> np.ndarray:
     """A complex array as a real one with twice the channels; any other array as it is."""
     if a.dtype.name not in REAL_OF:
         return a
+    a = native(a)
     if a.shape[-1] > 1 and a.strides[-1] != a.itemsize:
         a = np.ascontiguousarray(a)  # pairs that are apart have no view as channels
     if a.size == 0:
@@ -89,6 +90,11 @@ def aligned_empty(size: int, dtype: str) -> np.ndarray:
     return memory[start : start + size * itemsize].view(dtype)
 
 
+def native(a: np.ndarray) -> np.ndarray:
+    """`a` in the byte order of this machine."""
+    return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+
+
 class Memory(NamedTuple):
     """An array as flat memory: element (i, j, ...) is flat[offset + i*strides[0] + j*...]."""
 
@@ -102,8 +108,7 @@ def memory_of(a: np.ndarray) -> Memory:
 
     Only byte-swapped, misaligned or oddly spaced elements are copied, since no kernel reads them.
     """
-    if not a.dtype.isnative:
-        a = a.astype(a.dtype.newbyteorder("="))
+    a = native(a)
     if a.flags.c_contiguous and a.flags.aligned:
         return Memory(_readonly(a.reshape(-1)), 0, None)
     itemsize = a.itemsize

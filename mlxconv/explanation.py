@@ -27,6 +27,8 @@ class Explanation:
     """The window of one output: contiguous pieces of the input, and elements in each."""
     jobs: int
     """Pieces of work that threads share."""
+    split: str
+    """What they are: blocks of a line of output positions, of a group, of panels of filters."""
     threads: int
     layer: str
     """Whose threads: numba's "omp" or "tbb", our "pool", or "serial"."""
@@ -43,7 +45,8 @@ class Explanation:
             f"  variant   {self.variant}",
             f"  tile      {self.tile or 'none: plain loops'}",
             f"  window    {count} run{'s' * (count != 1)} of {length} elements",
-            f"  work      {self.jobs} jobs on up to {self.threads} threads ({self.layer})",
+            f"  work      {self.jobs} jobs ({self.split}) on up to {self.threads} threads"
+            f" ({self.layer})",
         ]
         lines += [f"  refused   {name}: {reason}" for name, reason in self.refused]
         return "\n".join(lines)
@@ -111,10 +114,26 @@ def _explanation(p: Plan, threads: int) -> Explanation:
         tile=p.schedule.tile,
         runs=_runs(p.real),
         jobs=jobs,
+        split=_split(p),
         threads=min(threads, max(1, jobs)),
         layer=layer(),
         refused=p.refused,
     )
+
+
+def _split(p: Plan) -> str:
+    """The factors of the number of jobs."""
+    g = p.schedule.geometry[0]
+    lines = p.real.N * math.prod(p.real.output_L[:-1])
+    if not p.schedule.tile:
+        return "one per output position"
+    factors = {
+        "lines": lines,
+        "groups": g["groups"],
+        "blocks of positions": g["blocks"],
+        "blocks of panels": g["panel_blocks"],
+    }
+    return " x ".join(f"{n} {name}" for name, n in factors.items() if n > 1) or "one block"
 
 
 def _runs(real: Problem) -> tuple[int, int]:

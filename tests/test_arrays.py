@@ -120,6 +120,17 @@ def test_complex_views_without_a_copy():
         assert np.array_equal(real[..., ::2], a.real) and np.array_equal(real[..., 1::2], a.imag)
 
 
+@pytest.mark.parametrize("dtype", ("f2", "f4", "f8", "c8", "c16"))
+def test_byte_order(dtype):
+    x, w = X.astype(dtype), W.astype(dtype)
+    if np.dtype(dtype).kind == "c":
+        x += 1j * x[::-1]
+    expected = mlxconv.conv1d(x, w, padding=1)
+    for swapped in (x.astype(f">{dtype}"), x.astype(f">{dtype}")[:, ::-1][:, ::-1]):
+        y = mlxconv.conv1d(swapped, w.astype(f">{dtype}"), padding=1)
+        assert y.dtype.isnative and y.tobytes() == expected.tobytes()
+
+
 def test_structured_and_text_arrays_are_refused():
     for bad in (
         np.zeros((1, 5, 2), [("a", "f4")]),

@@ -534,3 +534,27 @@ def test_progress_without_rich(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert convolve() == 0
     assert "y.npy: (1, 296, 4) float32" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- warmup
+
+
+def test_warmup_compiles_ahead(tmp_path):
+    """What it compiled, no later process compiles: a second warmup writes nothing."""
+
+    def warmup(*arguments):
+        program = [sys.executable, "-m", "mlxconv", "warmup", *arguments]
+        env = {**os.environ, "MLXCONV_CACHE_DIR": str(tmp_path / "kernels")}
+        done = subprocess.run(
+            program, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.kernel")}
+
+    text, first = warmup("--dtype", "float32")
+    assert text.startswith(f"{len(mlxconv.variants())} combinations") and first
+    assert warmup()[1] == first
+
+
+def test_warmup_of_an_unknown_type(capsys):
+    assert "invalid choice: 'int8'" in failure(capsys, "warmup", "--dtype", "int8")

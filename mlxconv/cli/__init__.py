@@ -1,6 +1,6 @@
-"""The command line: `mlxconv demo`, `mlxconv conv1d`, `mlxconv info`.
+"""The command line: `mlxconv demo`, `mlxconv conv1d`, `mlxconv warmup`, `mlxconv info`.
 
-    parser -> demo | conv1d | info
+    parser -> demo | conv1d | warmup | info
               conv1d -> sources (npy, wav) -> blocks -> output
 
 Only the standard library is imported here; a command imports what it needs when it runs.

@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from mlxconv import __version__
+from mlxconv.arrays import FLOATING as DTYPES
 
 DESCRIPTION = """\
 The convolutions of MLX for NumPy arrays, on any CPU.
 
   mlxconv demo                             filter a real recorded signal, and check the result
   mlxconv conv1d x.npy w.npy -o y.npy      convolve a file, also one larger than memory
+  mlxconv warmup                           compile ahead, so that no first call waits
   mlxconv info                             what this machine and this installation are"""
 
 ENVIRONMENT = """\
@@ -68,6 +70,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(metavar="command", required=True)
     _add_demo(commands)
     _add_conv1d(commands)
+    _add_warmup(commands)
     _add_info(commands)
     return top
 
@@ -110,6 +113,15 @@ def _add_conv1d(commands: Any) -> None:
         help="input and output held in memory at a time (default 64); one window at the least",
     )
     how.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
+
+
+def _add_warmup(commands: Any) -> None:
+    text = "Compile kernels ahead and keep them on disk, so that no first call waits for it."
+    warmup = _command(commands, "warmup", "compile kernels ahead", text, "")
+    types = warmup.add_mutually_exclusive_group()
+    types.add_argument("--all", action="store_true", help="every type, not only float32")
+    types.add_argument("--dtype", action="append", choices=DTYPES, help="this type; repeatable")
+    warmup.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_info(commands: Any) -> None:

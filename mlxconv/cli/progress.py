@@ -10,8 +10,11 @@ def shown(quiet: bool) -> bool:
 
 
 @contextmanager
-def bar(title: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar over `total` bytes: call what it gives with the bytes of each step.
+def bar(
+    title: str, total: int, quiet: bool, counts: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar over `total` bytes, or things with `counts`: call what it gives with those
+    of each step.
 
     It needs rich; without, the work goes on without a bar.
     """
@@ -23,11 +26,11 @@ def bar(title: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     except ImportError:
         yield lambda step: None
         return
+    size = (progress.DownloadColumn(), progress.TransferSpeedColumn())
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
+        *((progress.MofNCompleteColumn(),) if counts else size),
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:

@@ -1,0 +1,199 @@
+"""The cache of compiled kernels: whatever happens to its files, the answer is right.
+
+Each program is a process of its own with a cache folder of its own; it must print the right sum
+and nothing else, least of all a traceback.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import mlxconv
+from mlxconv import cache
+
+PROGRAM = """
+import sys
+import numpy as np
+import mlxconv
+dtype = sys.argv[1]
+x = (np.arange(60) % 7).reshape(1, 20, 3).astype(dtype)
+w = (np.arange(18) % 5 - 2).reshape(2, 3, 3).astype(dtype)
+print(float(np.abs(mlxconv.conv1d(x, w, padding=1)).sum()))
+"""
+RIGHT = "332.0"
+
+
+def run(folder, dtype="float32", program=PROGRAM, package=None, **environment):
+    env = {**os.environ, "MLXCONV_CACHE_DIR": str(folder), **environment}
+    env = {name: value for name, value in env.items() if value is not None}
+    if package:
+        env["PYTHONPATH"] = str(package)
+    return subprocess.run(
+        [sys.executable, "-c", program, dtype],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd="/",
+    )
+
+
+def assert_right(done):
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, RIGHT, "")
+
+
+def files(folder):
+    return sorted(Path(folder).rglob("*.kernel"))
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A folder with the kernels of PROGRAM in float32."""
+    folder = tmp_path_factory.mktemp("warm")
+    assert_right(run(folder))
+    assert files(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(warm, tmp_path):
+    return Path(shutil.copytree(warm, tmp_path / "cache"))
+
+
+def stamps(folder):
+    return {path.name: path.stat().st_mtime_ns for path in files(folder)}
+
+
+def test_the_second_process_compiles_nothing(folder):
+    before = stamps(folder)
+    assert_right(run(folder))
+    assert stamps(folder) == before
+    loads = "import numba.core.compiler as c\nc.compile_extra = None\n" + PROGRAM
+    assert_right(run(folder, program=loads))  # without a compiler
+
+
+def test_files_are_private(folder):
+    (digest,) = folder.iterdir()
+    assert digest.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files(folder))
+
+
+def garble(path):
+    blob = bytearray(path.read_bytes())
+    blob[len(blob) // 2] ^= 0xFF
+    path.write_bytes(blob)
+
+
+FAULTS = {
+    "empty": lambda paths: [path.write_bytes(b"") for path in paths],
+    "truncated": lambda paths: [path.write_bytes(path.read_bytes()[:-100]) for path in paths],
+    "shorter than a checksum": lambda paths: [path.write_bytes(b"abc") for path in paths],
+    "garbled": lambda paths: [garble(path) for path in paths],
+    "exchanged": lambda paths: [
+        path.write_bytes(blob)
+        for path, blob in zip(paths, [p.read_bytes() for p in paths[1:] + paths[:1]], strict=True)
+    ],
+    "a folder": lambda paths: [(path.unlink(), path.mkdir()) for path in paths],
+    "unreadable": lambda paths: [path.chmod(0) for path in paths],
+    "gone": lambda paths: [path.unlink() for path in paths],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults(folder, fault):
+    FAULTS[fault](files(folder))
+    assert_right(run(folder))
+
+
+def test_files_of_another_user(folder):
+    if not hasattr(os, "getuid") or os.getuid() != 0:
+        pytest.skip("only root can give files away")
+    for path in files(folder):
+        os.chown(path, 12345, 12345)
+    before = stamps(folder)
+    assert_right(run(folder))
+    assert all(stamps(folder)[name] != stamp for name, stamp in before.items())  # written anew
+
+
+def test_no_home_and_nowhere_to_write(tmp_path):
+    closed = tmp_path / "file"
+    closed.write_text("not a folder")
+    assert_right(run(closed))
+    assert_right(run("", HOME=None, XDG_CACHE_HOME=None))
+    assert_right(run("/proc/nowhere"))
+
+
+def test_a_full_disk(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        assert_right(run(small))
+        assert not [path for path in small.rglob("*") if path.is_file() and path.suffix == ""]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "float64")])
+def test_two_processes_race(tmp_path, dtypes):
+    """Starting from an empty folder, and then from the files they left."""
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            for done in pool.map(lambda dtype: run(tmp_path, dtype), dtypes):
+                assert_right(done)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".kernel"]
+
+
+@pytest.mark.slow
+def test_fifty_races(tmp_path):
+    for i in range(50):
+        test_two_processes_race(tmp_path / str(i), ("float32", ("float32", "float64")[i % 2]))
+
+
+def test_an_edited_helper(folder, tmp_path):
+    """A kernel's own file is unchanged; what it calls is not, and so gives another result."""
+    package = tmp_path / "edited"
+    shutil.copytree(Path(mlxconv.__file__).parent, package / "mlxconv")
+    assert_right(run(folder, package=package))
+    words = package / "mlxconv" / "simd" / "words.py"
+    text = words.read_text()
+    assert text.count("llvm.fmuladd") == 1
+    words.write_text(text.replace("list(args))", "[args[0], args[0], args[2]])", 1))
+    done = run(folder, package=package)
+    assert done.returncode == 0 and done.stdout.strip() not in ("", RIGHT)
+
+
+def test_another_processor(folder):
+    """Code for this machine is not taken for another, nor the other way round."""
+    before = stamps(folder)
+    assert_right(run(folder, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=""))
+    after = stamps(folder)
+    assert before.items() <= after.items() and len(after) > len(before)
+
+
+def test_old_versions_are_removed_in_time(tmp_path):
+    current = tmp_path / "0123456789abcdef"
+    old, recent, other = (tmp_path / name for name in ("a" * 16, "b" * 16, "notes"))
+    for place in (old, recent, other):
+        place.mkdir()
+        (place / "x.kernel").write_bytes(b"x")
+    long_ago = time.time() - (cache.KEEP_DAYS + 1) * 86400
+    for place in (old, other):
+        os.utime(place, (long_ago, long_ago))
+    cache._write(current / "k.kernel", b"body")
+    assert {p.name for p in tmp_path.iterdir()} == {current.name, recent.name, "notes"}
+    assert cache._read(current / "k.kernel") == b"body"
+
+
+def test_a_numba_without_its_private_interface():
+    without = "import mlxconv.cache as c\nc._numba = None\n" + PROGRAM
+    assert_right(run("", program=without))

@@ -1,0 +1,55 @@
+"""Ctrl-C: a convolution of ten seconds and more ends within half a second."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# a first call so that nothing is left to compile, then work for a minute
+PROGRAM = """
+import sys
+import numpy as np
+import mlxconv
+variant, groups = sys.argv[1], int(sys.argv[2])
+w = np.ones((512, 9, 512 // groups), np.float32)
+x = np.ones((1, 2_000_000 // (1 + 50 * (variant == "reference")), 512), np.float32)
+mlxconv.conv1d(x[:, :5000], w, groups=groups, variant=variant)
+w = np.ones((512, 999 if variant == "depthwise" else 99, 512 // groups), np.float32)
+print("ready", flush=True)
+try:
+    mlxconv.conv1d(x, w, groups=groups, variant=variant)
+    print("done")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    assert (mlxconv.conv1d(x[:, :1500], w, groups=groups) == w[0].size).all()
+"""
+
+
+def seconds_to_stop(variant, groups, mode):
+    """From Ctrl-C to the KeyboardInterrupt in the program; its next call must then be right."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, variant, str(groups)],
+        env={**os.environ, "MLXCONV_THREADING": mode},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        start = time.perf_counter()
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - start
+    assert line == "interrupted\n" and process.returncode == 0
+    return seconds
+
+
+@pytest.mark.parametrize("mode", ("serial", "numba", "pool"))
+@pytest.mark.parametrize(
+    ("variant", "groups"), [("direct", 1), ("depthwise", 512), ("reference", 1)]
+)
+def test_ctrl_c(variant, groups, mode):
+    """Tried again where the machine was too busy to tell."""
+    assert any(seconds_to_stop(variant, groups, mode) < 0.5 for _ in range(3))
