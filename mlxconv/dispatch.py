@@ -9,6 +9,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from mlxconv.arrays import dtype_named
 from mlxconv.kernels import depthwise, direct, reference
 from mlxconv.plan import Plan, as_real
 from mlxconv.problem import Problem
@@ -49,7 +50,15 @@ def plan(problem: Problem, variant: str | None = None) -> Plan:
     chosen, refused = _first(real) if variant is None else (_named(variant), ())
     if reason := chosen.kernel.refuses(real):
         raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
-    return Plan(problem, real, chosen.name, chosen.kernel.schedule(real), refused)
+    return Plan(
+        problem,
+        real,
+        chosen.name,
+        chosen.kernel.schedule(real),
+        refused,
+        problem.output_shape,
+        dtype_named(problem.dtype),
+    )
 
 
 def _first(real: Problem) -> tuple[Variant, tuple[tuple[str, str], ...]]:

@@ -73,6 +73,7 @@ def cores() -> int:
     return max(1, min(count, round(quota))) if quota else max(1, count)
 
 
+@lru_cache(1)
 def _cgroup_quota() -> float | None:
     """CPUs' worth of time that cgroup v2 grants this process, None where it sets no limit."""
     try:

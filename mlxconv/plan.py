@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from mlxconv import threads
-from mlxconv.arrays import REAL_OF, aligned_empty, dtype_named, memory_of, real_view
+from mlxconv.arrays import REAL_OF, aligned_empty, memory_of, real_view
 from mlxconv.kernels.geometry import set_input_layout
 from mlxconv.kernels.schedule import Schedule
 
@@ -22,6 +22,8 @@ class Plan(NamedTuple):
     variant: str
     schedule: Schedule
     refused: tuple[tuple[str, str], ...]  # the earlier rows of the table, and why not they
+    output_shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def as_real(p: "Problem") -> "Problem":
@@ -62,7 +64,7 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
 def run(plan: Plan, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:
     """The convolution of `x` with `w`, on at most `workers` threads, as a new array."""
     schedule, p = plan.schedule, plan.problem
-    out = np.empty(p.output_shape, dtype_named(p.dtype))
+    out = np.empty(plan.output_shape, plan.dtype)
     if out.size == 0 or w.size == 0:
         out[...] = 0
         return out
@@ -91,4 +93,4 @@ def _as_elements(out: np.ndarray) -> np.ndarray:
     flat = out.reshape(-1)
     if out.dtype.itemsize == 2:
         return flat.view(np.uint16)
-    return flat.view(REAL_OF.get(out.dtype.name, out.dtype))
+    return flat.view(REAL_OF[out.dtype.name]) if out.dtype.kind == "c" else flat

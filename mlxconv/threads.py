@@ -30,9 +30,10 @@ from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
 from mlxconv.kernels.schedule import Schedule, Step
 
-# Work below which one thread is faster, in FLOP per layer: launching an empty loop on two threads
-# takes 2-25 us under omp, 2 under tbb, 5-40 with the pool, and one core does 50-100 GFLOP/s.
-WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "pool": 1e7, "serial": float("inf")}
+# Work below which one thread is faster, in FLOP, where one core does 50-100 GFLOP/s.  Measured as
+# the problem from which two threads win, called over and over: sharing costs some 50 us under omp
+# and tbb with threads that spin, 300-400 us where they have to be woken.
+WORTH_SHARING = {"omp": 5e6, "tbb": 5e6, "omp passive": 3e7, "pool": 3e7}
 
 # A launch cannot be interrupted.  This much work per thread takes 10 ms at full speed and 0.2 s
 # in the slowest kernel, then Python looks for Ctrl-C.
@@ -57,7 +58,7 @@ def run(schedule: Schedule, arrays: Sequence[np.ndarray], threads: int) -> None:
     """Run the steps of `schedule` one after the other, each on at most `threads` threads."""
     for step, address in zip(schedule.steps, schedule.compile(), strict=True):
         chunks = min(threads, step.jobs)
-        if chunks > 1 and step.flop >= WORTH_SHARING[layer()] and _busy.acquire(blocking=False):
+        if chunks > 1 and _worth_sharing(step.flop) and _busy.acquire(blocking=False):
             try:
                 launch = _on_pool if layer() == "pool" else _on_numba
                 _in_launches(launch, schedule, step, address, arrays, chunks)
@@ -65,6 +66,14 @@ def run(schedule: Schedule, arrays: Sequence[np.ndarray], threads: int) -> None:
                 _busy.release()
         else:
             _in_launches(_on_this_thread, schedule, step, address, arrays, 1)
+
+
+def _worth_sharing(flop: int) -> bool:
+    """Whether that much work is done sooner by several threads."""
+    kind = layer()
+    if kind == "omp" and os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
+        kind = "omp passive"
+    return kind != "serial" and flop >= WORTH_SHARING[kind]
 
 
 def _in_launches(
@@ -76,8 +85,9 @@ def _in_launches(
     chunks: int,
 ) -> None:
     """Cut the jobs into launches that are short enough for Ctrl-C."""
-    scratch = aligned_empty(chunks * schedule.scratch, schedule.elements.dtype)
-    runs = np.empty(chunks * schedule.runs, np.int64)
+    own = chunks if step.scratch else 0
+    scratch = aligned_empty(own * schedule.scratch, schedule.elements.dtype)
+    runs = np.empty(own * schedule.runs, np.int64)
     launches = max(1, min(step.jobs, int(step.flop / (LAUNCH_FLOP * chunks))))
     for i in range(launches):
         lo, hi = step.jobs * i // launches, step.jobs * (i + 1) // launches

@@ -27,6 +27,7 @@ class Step(NamedTuple):
     kernel: Callable[..., None]
     jobs: int
     flop: int  # estimated work of the whole step, for the split over threads
+    scratch: bool = True  # whether it uses the scratch and the runs of the schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ def schedule_of(
         elements,
         g,
         steps=(
-            Step(pack_panels, groups * panels, 16 * groups * panels * window * NR),
+            Step(pack_panels, groups * panels, 16 * groups * panels * window * NR, scratch=False),
             Step(blocks(elements), lines * groups * blocks_ * panel_blocks, p.flop),
         ),
         tile=f"{MR}x{NV} {vec.name}",
