@@ -3,17 +3,15 @@
 Each body names its axes and hands over to `_convolve`, which every convolution goes through.
 """
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from mlxconv.arrays import as_array
 from mlxconv.problem import Parameters, Problem, problem_of
 from mlxconv.stream import resolve
-
-if TYPE_CHECKING:
-    from mlxconv.plan import Plan
 
 
 def conv1d(
@@ -162,18 +160,13 @@ def _convolve(
     x, w = as_array("input", input), as_array("weight", weight)
     threads = resolve(stream).threads
     problem = problem_of(parameters, x.shape, x.dtype, w.shape, w.dtype)
-    return _run(_plan(problem, variant), x, w, threads)
+    return _runner(problem, variant)(x, w, threads)
 
 
 @lru_cache(maxsize=4096)
-def _plan(problem: Problem, variant: str | None) -> "Plan":
-    """The plan of `problem`.  Numba is loaded here, at the first call, not with the package."""
+def _runner(problem: Problem, variant: str | None) -> Callable[..., np.ndarray]:
+    """What runs `problem` on (x, w, threads).  Numba is loaded here, at the first call."""
     from mlxconv.dispatch import plan
-
-    return plan(problem, variant)
-
-
-def _run(plan: "Plan", x: np.ndarray, w: np.ndarray, threads: int | None) -> np.ndarray:
     from mlxconv.plan import run
 
-    return run(plan, x, w, threads)
+    return partial(run, plan(problem, variant))

@@ -69,13 +69,12 @@ def real_view(a: np.ndarray) -> np.ndarray:
     if a.dtype.kind != "c":
         return a
     a = native(a)
-    if a.shape[-1] > 1 and a.strides[-1] != a.itemsize:
-        a = np.ascontiguousarray(a)  # pairs that are apart have no view as channels
     if a.size == 0:
         return np.empty((*a.shape[:-1], 2 * a.shape[-1]), REAL_OF[a.dtype.name])
-    as_pairs = np.lib.stride_tricks.as_strided(a, (*a.shape[:-1], 1), (*a.strides[:-1], a.itemsize))
-    if a.shape[-1] == 1:
-        return as_pairs.view(REAL_OF[a.dtype.name])
+    if a.shape[-1] == 1:  # the stride of a single channel may be anything
+        a = np.lib.stride_tricks.as_strided(a, a.shape, (*a.strides[:-1], a.itemsize))
+    elif a.strides[-1] != a.itemsize:
+        a = np.ascontiguousarray(a)  # pairs that are apart have no view as channels
     return a.view(REAL_OF[a.dtype.name])
 
 

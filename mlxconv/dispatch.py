@@ -43,6 +43,12 @@ def variants() -> tuple[str, ...]:
     return tuple(v.name for v in VARIANTS)
 
 
+def able(problem: Problem) -> tuple[str, ...]:
+    """The names of the variants that can compute `problem`, whether or not they should."""
+    real = as_real(problem)
+    return tuple(v.name for v in VARIANTS if not v.kernel.refuses(real))
+
+
 @lru_cache(maxsize=4096)
 def plan(problem: Problem, variant: str | None = None) -> Plan:
     """How `problem` is computed: by the first row that holds, or by the row named `variant`."""

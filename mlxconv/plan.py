@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     variant: str
     schedule: Schedule
     refused: tuple[tuple[str, str], ...]  # the earlier rows of the table, and why not they
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]  # this and the type are derived once: every call needs them
     dtype: np.dtype
 
 
@@ -56,9 +56,7 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
         if p.input_dtype in REAL_OF:
             pairs = [np.stack([re, -im], -1), np.stack([im, re], -1)]
         w = np.stack(pairs, axis=1)
-    flat = np.ascontiguousarray(w, dtype).reshape(-1).view()
-    flat.flags.writeable = False
-    return flat
+    return memory_of(np.ascontiguousarray(w, dtype)).flat
 
 
 def run(plan: Plan, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:

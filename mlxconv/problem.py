@@ -321,21 +321,26 @@ def _check_steps(p: Problem) -> None:
 
 def _check_extents(p: Problem, weight_shape: Ints) -> None:
     for axis in range(len(p.L)):
-        where = (
-            f"Got error at axis {axis + 1} for input with shape {_shape(p.input_shape)}, padding "
-            f"low {_shape(p.padding_lo)}, padding high {_shape(p.padding_hi)}, and weight of "
-            f"shape {_shape(weight_shape)}."
-        )
-        if p.K[axis] < 1:
-            raise ValueError(f"[conv] A filter needs at least one tap per axis. {where}")
-        crop = max(0, -p.padding_lo[axis]) + max(0, -p.padding_hi[axis])
-        if crop > p.dilated_L[axis]:
-            raise ValueError(f"[conv] Negative padding crops more than the input has. {where}")
-        if p.padded_L[axis] < p.window[axis]:
+        if fault := _fault_of_extents(p, axis):
             raise ValueError(
-                "[conv] Spatial dimensions of input after padding cannot be smaller than weight "
-                f"spatial dimensions. {where}"
+                f"[conv] {fault} Got error at axis {axis + 1} for input with shape "
+                f"{_shape(p.input_shape)}, padding low {_shape(p.padding_lo)}, padding high "
+                f"{_shape(p.padding_hi)}, and weight of shape {_shape(weight_shape)}."
             )
+
+
+def _fault_of_extents(p: Problem, axis: int) -> str:
+    """What is wrong with the extents along `axis`; empty if nothing."""
+    if p.K[axis] < 1:
+        return "A filter needs at least one tap per axis."
+    if max(0, -p.padding_lo[axis]) + max(0, -p.padding_hi[axis]) > p.dilated_L[axis]:
+        return "Negative padding crops more than the input has."
+    if p.padded_L[axis] < p.window[axis]:
+        return (
+            "Spatial dimensions of input after padding cannot be smaller than weight spatial "
+            "dimensions."
+        )
+    return ""
 
 
 def _check_size(p: Problem) -> None:

@@ -65,7 +65,7 @@ def test_torch_tensors():
 
 
 def test_a_broadcast_input_is_not_copied():
-    """Stride 0 along the batch: 2**40 images of one, of which the first few are wanted."""
+    """Stride 0 along the batch: 2**30 images that are one in memory."""
     x = np.broadcast_to(X[:1], (2**30, *X.shape[1:]))
     assert memory_of(x).flat.size == X[0].size
     wide = np.broadcast_to(X[:, :, :1], X.shape)

@@ -123,7 +123,6 @@ TYPE_ERRORS = {
         lambda: conv1d(np.ma.masked_array(x5, x5 > 0), w2),
         "input is a masked array",
     ),
-    "a thing": (lambda: conv1d([[["a", object()]]], w2), ""),
     "a ragged list": (lambda: conv1d([[[1.0], [1.0, 2.0]]], w2), "input must be something NumPy"),
     "a ragged weight": (lambda: conv1d(x5, [[[1.0], [1.0, 2.0]]]), "weight must be something"),
 }
@@ -136,7 +135,7 @@ def test_value_errors(case):
         call()
 
 
-@pytest.mark.parametrize("case", [c for c in TYPE_ERRORS if c != "a thing"])
+@pytest.mark.parametrize("case", TYPE_ERRORS)
 def test_type_errors(case):
     call, message = TYPE_ERRORS[case]
     with pytest.raises(TypeError, match=re.escape(message)):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlxconv
-from mlxconv.dispatch import VARIANTS, plan
+from mlxconv import dispatch
 from mlxconv.problem import Parameters, problem_of
 from tests import helpers
 from tests.problems import DTYPES, cases, random_cases
@@ -37,8 +37,7 @@ def able(case, dtype="float32"):
         case.flip,
     )
     problem = problem_of(q, case.x_shape, np.dtype(dtype), case.w_shape, np.dtype(dtype))
-    real = plan(problem).real
-    return [row.name for row in VARIANTS if not row.kernel.refuses(real)]
+    return dispatch.able(problem)
 
 
 @WIDTHS

@@ -120,7 +120,6 @@ with mp.get_context("fork").Pool(2) as pool:
     assert all(pool.map(right, range(6)))
 assert right()
 """,
-    "multiprocessing spawn and forkserver": "",  # below, since they need a file
     "a SIGTERM handler": """
 signal.signal(signal.SIGTERM, lambda *a: None); signal.signal(signal.SIGABRT, lambda *a: None)
 assert right() and in_child() and in_threads(3)
@@ -184,7 +183,7 @@ def layer(request):
     return request.param
 
 
-@pytest.mark.parametrize("scenario", [s for s, code in SCENARIOS.items() if code])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_matrix(layer, scenario):
     if layer == "workqueue" and "user's own prange" in scenario:
         pytest.skip("the user's own code may enter workqueue; ours never does")

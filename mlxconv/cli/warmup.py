@@ -9,15 +9,16 @@ from mlxconv import cache
 from mlxconv.api import conv1d
 from mlxconv.arrays import FLOATING, dtype_named
 from mlxconv.cli import progress
+from mlxconv.problem import Parameters, problem_of
 from mlxconv.stream import Stream
+
+CHANNELS, TAPS = 64, 31
 
 
 def run(options: argparse.Namespace) -> None:
     """Call every variant in every type once, on one thread and on all."""
-    from mlxconv.dispatch import variants
-
     dtypes = available(FLOATING if options.all else tuple(options.dtype or ["float32"]))
-    work = [(v, dtype) for dtype in dtypes for v in variants() if can(v, dtype)]
+    work = [(variant, dtype) for dtype in dtypes for variant in able(dtype)]
     start = time.perf_counter()
     with progress.bar("compiling", len(work), options.quiet, counts=True) as advance:
         for variant, dtype in work:
@@ -38,14 +39,26 @@ def available(dtypes: tuple[str, ...]) -> tuple[str, ...]:
     return dtypes
 
 
-def can(variant: str, dtype: str) -> bool:
-    """Complex numbers are pairs of real channels, which depthwise, with one a group, refuses."""
-    return not (variant == "depthwise" and dtype.startswith("complex"))
+def arrays(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """A depthwise convolution just large enough to be shared by threads."""
+    from mlxconv.threads import WORTH_SHARING
+
+    rows = int(max(WORTH_SHARING.values()) / (2 * CHANNELS * TAPS)) + TAPS
+    x = np.ones((1, rows, CHANNELS), dtype_named(dtype))
+    return x, np.ones((CHANNELS, TAPS, 1), x.dtype)
+
+
+def able(dtype: str) -> tuple[str, ...]:
+    """The variants that can compute it."""
+    from mlxconv import dispatch
+
+    x, w = arrays(dtype)
+    q = Parameters("conv1d", 1, 0, 1, 1, CHANNELS, False)
+    return dispatch.able(problem_of(q, x.shape, x.dtype, w.shape, w.dtype))
 
 
 def call(variant: str, dtype: str) -> None:
-    """A convolution that any variant can compute, just large enough to be shared by threads."""
-    x = np.ones((1, 8000, 64), dtype_named(dtype))
-    w = np.ones((64, 31, 1), x.dtype)
+    """Once on one thread, once on all."""
+    x, w = arrays(dtype)
     for stream in (Stream(threads=1), Stream()):
-        conv1d(x, w, groups=64, stream=stream, variant=variant)
+        conv1d(x, w, groups=CHANNELS, stream=stream, variant=variant)

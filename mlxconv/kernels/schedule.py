@@ -111,7 +111,7 @@ def split(W: int, MR: int, positions: int, lines: int, panels: int) -> tuple[int
     tiles = -(-W // MR)
     blocks = -(-W // positions)
     if lines * blocks < 8 * cores and lines * blocks % cores:
-        blocks = max(blocks, min(-(-blocks // cores) * cores, tiles // 2, tiles))
+        blocks = max(blocks, min(-(-blocks // cores) * cores, tiles // 2))
     panel_blocks = 1
     if lines * blocks < cores:
         panel_blocks = min(panels, -(-cores // max(1, lines * blocks)))
