@@ -24,7 +24,7 @@ import numba
 import numba.np.ufunc.parallel
 import numpy as np
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
@@ -46,7 +46,7 @@ Arguments = tuple[Any, ...]  # of an entry: the address, the arrays, scratch and
 def default_threads() -> int:
     """Threads a call may use when its stream does not say: all cores this process may use,
     fewer if MLXCONV_NUM_THREADS, NUMBA_NUM_THREADS or OMP_NUM_THREADS says so."""
-    count = machine.cores()
+    count = processor.cores()
     for variable in ("MLXCONV_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(variable, "").split(",")[0]
         if value.isdigit() and int(value) > 0:

@@ -6,14 +6,14 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # so that splits over 2, 3 and 
 
 import pytest
 
-from mlxconv import machine, threads
+from mlxconv import processor, threads
 from mlxconv.api import _runner
 from mlxconv.dispatch import plan
 
 
 def forget_plans():
     """Let the next call plan anew, for another machine than the last."""
-    machine.vector_bytes.cache_clear()
+    processor.vector_bytes.cache_clear()
     plan.cache_clear()
     _runner.cache_clear()
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from mlxconv import machine
+from mlxconv import processor
 
 AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
 CPUS = {"haswell": (AVX2, "f32x8"), "generic": ("", "f32x4")}
@@ -32,10 +32,10 @@ print(mlxconv.explain((1, 100, 8), (32, 3, 8)).tile)
 
 @pytest.mark.parametrize("cpu", CPUS)
 def test_the_exact_tier_compiled_for(cpu):
-    if not machine.target()[0].startswith("x86_64"):
+    if not processor.target()[0].startswith("x86_64"):
         pytest.skip("these are x86-64 processors")
     features, vec = CPUS[cpu]
-    if cpu == "haswell" and "avx2" not in machine.target()[2]:
+    if cpu == "haswell" and "avx2" not in processor.target()[2]:
         pytest.skip("this processor has no AVX2")
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -59,7 +59,7 @@ def test_version():
 
 # The road of data; a module may import those after it, and the side roads below from anywhere.
 ROAD = ("api", "problem", "explanation", "dispatch", "plan", "threads", "kernels", "simd")
-SIDE = ("arrays", "stream", "machine", "cache")
+SIDE = ("arrays", "stream", "processor", "cache")
 
 
 def imports_of(source):

@@ -20,7 +20,7 @@ def gathered() -> dict[str, Any]:
     import numba
     import numpy
 
-    from mlxconv import machine, threads
+    from mlxconv import processor, threads
     from mlxconv.dispatch import variants
 
     return {
@@ -30,12 +30,12 @@ def gathered() -> dict[str, Any]:
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": machine.name(),
-        "compiled_for": machine.target()[1],
-        "vector_bytes": machine.vector_bytes(),
-        "vector_registers": machine.registers(),
-        "caches": machine.caches()._asdict(),
-        "cores": machine.cores(),
+        "processor": processor.name(),
+        "compiled_for": processor.target()[1],
+        "vector_bytes": processor.vector_bytes(),
+        "vector_registers": processor.registers(),
+        "caches": processor.caches()._asdict(),
+        "cores": processor.cores(),
         "threads": threads.default_threads(),
         "threading_layer": threads.layer(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),

@@ -17,7 +17,7 @@ Bound       memory for few taps: at K = 4 a position moves 8 bytes per channel f
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.kernels.schedule import Schedule, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import fma, load, store_n, zero
@@ -70,4 +70,4 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """The tile of this machine; its vectors run over groups."""
-    return schedule_of(p, micro_kernel, TILES[machine.registers()], depthwise=True)
+    return schedule_of(p, micro_kernel, TILES[processor.registers()], depthwise=True)

@@ -19,7 +19,7 @@ References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Mult
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.kernels.schedule import Schedule, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import broadcast, fma, load, store_n, zero
@@ -70,4 +70,4 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """The tile of this machine, and blocks of positions whose input stays in L2."""
-    return schedule_of(p, micro_kernel, TILES[machine.registers()])
+    return schedule_of(p, micro_kernel, TILES[processor.registers()])

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import GEOMETRY
 from mlxconv.kernels.schedule import Schedule, Step
@@ -45,7 +45,7 @@ def chains(vec):
 
 def peak_schedule(dtype: str, jobs: int) -> Schedule:
     """`jobs` equal pieces of multiply-adds; scratch is the only memory they touch."""
-    vec = vec_of(dtype, machine.vector_bytes())
+    vec = vec_of(dtype, processor.vector_bytes())
     flop = 2 * CHAINS * ROUNDS * vec.lanes * jobs
     step = Step(chains(vec), jobs, flop)
     scratch = CHAINS + vec.lanes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import across_groups, geometry_of, range_call
 from mlxconv.kernels.loops import blocks, tile_call
@@ -66,7 +66,7 @@ def schedule_of(
 
     With `depthwise` the vectors of the tile run over groups."""
     elements = Elements(p.input_dtype, p.dtype)
-    vec = vec_of(elements.dtype, machine.vector_bytes())
+    vec = vec_of(elements.dtype, processor.vector_bytes())
     (MR, NV), NR, taps = tile, tile[1] * vec.lanes, math.prod(p.K)
     g = across_groups(geometry_of(p), NR) if depthwise else geometry_of(p)
     W, groups, lines = p.output_L[-1], int(g["groups"][0]), p.N * math.prod(p.output_L[:-1])
@@ -97,7 +97,7 @@ def schedule_of(
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
     """Positions per block: their input and one panel share half of L2, since the rest of the
     panels, the output and the prefetchers want the other half."""
-    room = machine.caches().L2_bytes // 2 - panel_bytes
+    room = processor.caches().L2_bytes // 2 - panel_bytes
     return MR * max(4, min(64, room // max(1, row_bytes * MR)))
 
 
@@ -107,7 +107,7 @@ def split(W: int, MR: int, positions: int, lines: int, panels: int) -> tuple[int
     Lines too few for that are cut into smaller blocks, down to two tiles; where that is still
     too little, the panels are split as well.
     """
-    cores = machine.cores()
+    cores = processor.cores()
     tiles = -(-W // MR)
     blocks = -(-W // positions)
     if lines * blocks < 8 * cores and lines * blocks % cores:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
 
 pytestmark = pytest.mark.skipif(
@@ -32,13 +32,13 @@ _AVX512 = f"{_AVX2},+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd"
 MACHINES = {
     "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": _AVX2}, "ymm"),
     "skylake-avx512": ({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
-    "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[machine.vector_bytes()]),
+    "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[processor.vector_bytes()]),
 }
 # Prints {"variant dtype MRxNV": assembly} for the tiles of all variants that have any, those of a
 # single position among them.
 COMPILE = """
 import json
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
 from mlxconv.kernels.loops import tile_call
 from mlxconv.simd.vector import vec_of
@@ -47,10 +47,10 @@ found = {}
 for row in VARIANTS:
     if not hasattr(row.kernel, "TILES"):
         continue
-    MR, NV = row.kernel.TILES[machine.registers()]
+    MR, NV = row.kernel.TILES[processor.registers()]
     for dtype in ("float32", "float64"):
         for m in sorted({1, MR}):
-            tile = row.kernel.micro_kernel(m, NV, vec_of(dtype, machine.vector_bytes()))
+            tile = row.kernel.micro_kernel(m, NV, vec_of(dtype, processor.vector_bytes()))
             tile.compile(tile_call(dtype).argument_types)
             (assembly,) = tile.inspect_asm().values()
             found[f"{row.name} {dtype} {m}x{NV}"] = assembly

@@ -269,7 +269,7 @@ from mlxconv import cache
 made = []
 cache.attach = lambda dispatcher, options: made.append((dispatcher, options)) or dispatcher
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.dispatch import plan, variants
 from mlxconv.kernels import entry
 from mlxconv.problem import Parameters, problem_of
@@ -293,7 +293,7 @@ dtypes = [np.dtype(name) for name in names] + [np.dtype(ml_dtypes.bfloat16)]
 shapes = [((1, 40, 16), (16, 3, 16), 1), ((1, 40, 16), (32, 3, 1), 16), ((1, 40, 16), (8, 3, 4), 4)]
 for width in ("16", "32", "64"):
     os.environ["MLXCONV_VECTOR_BYTES"] = width
-    machine.vector_bytes.cache_clear()
+    processor.vector_bytes.cache_clear()
     plan.cache_clear()
     for (x, w, groups), x_dtype, w_dtype in itertools.product(shapes, dtypes, dtypes):
         q = Parameters("conv1d", 1, 1, 1, 1, groups, False)

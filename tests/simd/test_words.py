@@ -10,7 +10,7 @@ import pytest
 from numba import prange
 from numba.core.errors import TypingError
 
-from mlxconv import machine
+from mlxconv import processor
 from mlxconv.simd import words
 from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import VECTORS
@@ -196,7 +196,7 @@ def awkward_terms(dtype):
 
 
 def has_fma():
-    triple, _, features = machine.target()
+    triple, _, features = processor.target()
     return "fma" in features or triple.startswith(("aarch64", "arm64"))
 
 
