@@ -24,8 +24,8 @@ def peak_call(dtype, workers):
     nothing, factors = np.empty(0, dtype), np.array([0.999, 0.001], dtype)
     x = nothing.view()
     x.flags.writeable = factors.flags.writeable = False
-    arrays = (schedule.geometry, x, factors, nothing, np.empty(0, np.uint8), nothing)
-    return (lambda: threads.run(schedule, arrays, workers)), schedule.steps[0].flop
+    geometry = schedule.compile()
+    return (lambda: threads.run(schedule, geometry, (x, factors, nothing), workers)), schedule.flop
 
 
 def conv_call(name, dtype, workers):

@@ -4,13 +4,13 @@ Each body names its axes and hands over to `_convolve`, which every convolution 
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from mlxconv.arrays import as_array
-from mlxconv.problem import Parameters, Problem, problem_of
+from mlxconv.problem import Ints, Parameters, Problem, problem_of
 from mlxconv.stream import resolve
 
 
@@ -88,8 +88,9 @@ def conv1d(
     >>> mlxconv.conv1d(x, np.ones((1, 3, 1)), padding=1).ravel()
     array([1., 3., 6., 9., 7.])
     """
-    parameters = Parameters("conv1d", stride, padding, dilation, 1, groups, False)
-    return _convolve(parameters, input, weight, stream, variant)
+    exact = type(stride) is type(padding) is type(dilation) is type(groups) is int
+    q = ("conv1d", stride, padding, dilation, 1, groups, False)
+    return _convolve(q, exact, input, weight, stream, variant)
 
 
 def conv_general(
@@ -147,26 +148,35 @@ def conv_general(
     After ``mlx.core.conv_general`` of MLX 0.32; where MLX crops a dilated input too early, this
     follows ``jax.lax.conv_general_dilated``.
     """
-    parameters = Parameters(
-        "conv_general", stride, padding, kernel_dilation, input_dilation, groups, flip
-    )
-    return _convolve(parameters, input, weight, stream, variant)
+    q = ("conv_general", stride, padding, kernel_dilation, input_dilation, groups, flip)
+    exact = type(flip) is bool and all(type(value) is int for value in q[1:-1])
+    return _convolve(q, exact, input, weight, stream, variant)
 
 
 def _convolve(
-    parameters: Parameters, input: Any, weight: Any, stream: Any, variant: str | None
+    q: tuple[Any, ...], exact: bool, input: Any, weight: Any, stream: Any, variant: str | None
 ) -> np.ndarray:
-    """The road: arrays -> problem -> plan -> run."""
-    x, w = as_array("input", input), as_array("weight", weight)
+    """The road: arrays -> problem -> plan -> run.  Of the parameters `q` nothing is known but
+    whether they are ints, `exact`: then equal ones mean the same (1.0 == 1 would pass for it)."""
+    x = input if type(input) is np.ndarray else as_array("input", input)
+    w = weight if type(weight) is np.ndarray else as_array("weight", weight)
     threads = resolve(stream).threads
-    problem = problem_of(parameters, x.shape, x.dtype, w.shape, w.dtype)
+    if exact:
+        return _known_runner(q, x.shape, x.dtype, w.shape, w.dtype, variant)(x, w, threads)
+    problem = problem_of(Parameters(*q), x.shape, x.dtype, w.shape, w.dtype)
     return _runner(problem, variant)(x, w, threads)
+
+
+@lru_cache(maxsize=4096)
+def _known_runner(
+    q: tuple[Any, ...], xs: Ints, xt: np.dtype, ws: Ints, wt: np.dtype, variant: str | None
+) -> Callable[..., np.ndarray]:
+    return _runner(problem_of(Parameters(*q), xs, xt, ws, wt), variant)
 
 
 @lru_cache(maxsize=4096)
 def _runner(problem: Problem, variant: str | None) -> Callable[..., np.ndarray]:
     """What runs `problem` on (x, w, threads).  Numba is loaded here, at the first call."""
     from mlxconv.dispatch import plan
-    from mlxconv.plan import run
 
-    return partial(run, plan(problem, variant))
+    return plan(problem, variant).run

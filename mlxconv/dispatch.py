@@ -4,13 +4,13 @@ Whether a variant *can* compute a problem, its kernel file says (`refuses`); whe
 the row here says, with the measurement behind it.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from mlxconv.arrays import dtype_named
-from mlxconv.kernels import depthwise, direct, reference
+from mlxconv.kernels import depthwise, direct, dot, reference
 from mlxconv.plan import Plan, as_real
 from mlxconv.problem import Problem
 
@@ -32,6 +32,8 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     # 6-10x the speed of direct with one filter per channel, 1.5x with four, 0.8x with eight
     Variant(depthwise, wins=lambda p: p.groups > 1 and p.O // p.groups < 8,
             loses="every channel feeds 8 filters or more, or all of them"),
+    Variant(dot,       wins=lambda p: p.N * math.prod(p.output_L) <= 8,
+            loses="there are more than 8 output positions in the batch"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),
 )
@@ -56,15 +58,7 @@ def plan(problem: Problem, variant: str | None = None) -> Plan:
     chosen, refused = _first(real) if variant is None else (_named(variant), ())
     if reason := chosen.kernel.refuses(real):
         raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
-    return Plan(
-        problem,
-        real,
-        chosen.name,
-        chosen.kernel.schedule(real),
-        refused,
-        problem.output_shape,
-        dtype_named(problem.dtype),
-    )
+    return Plan(problem, chosen.name, chosen.kernel.schedule(real), refused)
 
 
 def _first(real: Problem) -> tuple[Variant, tuple[tuple[str, str], ...]]:

@@ -1,29 +1,89 @@
 """Plan: how one problem is computed, and the run of it on arrays."""
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from mlxconv import threads
-from mlxconv.arrays import REAL_OF, aligned_empty, memory_of, real_view
+from mlxconv.arrays import REAL_OF, Memory, aligned_empty, dtype_named, memory_of, real_view
 from mlxconv.kernels.geometry import set_input_layout
+from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 
-class Plan(NamedTuple):
+SMALL_BYTES = 1 << 16  # of an output: below, to align it takes longer than it saves
+
+
+class Plan:
     """A problem, the variant that computes it, and its schedule."""
 
-    problem: "Problem"  # as asked
-    real: "Problem"  # as computed: complex numbers are pairs of channels
-    variant: str
-    schedule: Schedule
-    refused: tuple[tuple[str, str], ...]  # the earlier rows of the table, and why not they
-    output_shape: tuple[int, ...]  # this and the type are derived once: every call needs them
-    dtype: np.dtype
+    def __init__(
+        self,
+        problem: "Problem",
+        variant: str,
+        schedule: Schedule,
+        refused: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.problem = problem  # as asked
+        self.variant = variant
+        self.schedule = schedule
+        self.refused = refused  # the earlier rows of the table, and why not they
+        self.output_shape = problem.output_shape
+        self.dtype = dtype_named(problem.dtype)
+        self.is_empty = not (math.prod(problem.output_shape) and math.prod(problem.weight_shape))
+        self.is_small = math.prod(self.output_shape) * self.dtype.itemsize < SMALL_BYTES
+        self.is_real = problem.dtype in ("float32", "float64") and not problem.flip
+
+    @cached_property
+    def real(self) -> "Problem":
+        """The problem as computed: complex numbers are pairs of channels."""
+        return as_real(self.problem)
+
+    @cached_property
+    def mending(self) -> Schedule:
+        """What computes those outputs anew that a NaN was made of by a zero not of the data."""
+        return mending(self.real, int(self.schedule.geometry["phases"][0]))
+
+    def run(self, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:
+        """The convolution of `x` with `w`, on at most `workers` threads, as a new array."""
+        out = self._new_output()
+        if self.is_empty:
+            out[...] = 0
+            return out
+        same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
+        if same and x.flags.carray and w.flags.carray:
+            self._launch(x.ravel(), None, w.ravel(), out.ravel(), workers)
+            return out
+        memory = memory_of(real_view(x))
+        filters = real_filters(w, self.problem, self.schedule.elements.dtype)
+        self._launch(memory.flat, memory, filters, _as_elements(out), workers)
+        return out
+
+    def _new_output(self) -> np.ndarray:
+        """Memory for the result; that of a large one starts at a cache line, since vectors that
+        straddle two are written at half the speed."""
+        if self.is_small:
+            return np.empty(self.output_shape, self.dtype)
+        size = math.prod(self.output_shape) * self.dtype.itemsize
+        return aligned_empty(size, "uint8").view(self.dtype).reshape(self.output_shape)
+
+    def _launch(
+        self,
+        x: np.ndarray,
+        layout: Memory | None,
+        w: np.ndarray,
+        y: np.ndarray,
+        workers: int | None,
+    ) -> None:
+        """Run the schedule on flat memory, then mend what met a zero that is not of the data."""
+        geometry = _laid_out(self.schedule, layout)
+        if threads.run(self.schedule, geometry, (x, w, y), workers) and self.schedule.suspects:
+            threads.run(self.mending, _laid_out(self.mending, layout), (x, w, y), workers)
 
 
 def as_real(p: "Problem") -> "Problem":
@@ -59,31 +119,13 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
     return memory_of(np.ascontiguousarray(w, dtype)).flat
 
 
-def run(plan: Plan, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:
-    """The convolution of `x` with `w`, on at most `workers` threads, as a new array."""
-    schedule, p = plan.schedule, plan.problem
-    out = np.empty(plan.output_shape, plan.dtype)
-    if out.size == 0 or w.size == 0:
-        out[...] = 0
-        return out
-    schedule.compile()  # before its geometry, which then holds addresses, is copied
-    x_memory = memory_of(real_view(x))
-    geometry = schedule.geometry
-    if x_memory.strides is not None:
+def _laid_out(schedule: Schedule, layout: Memory | None) -> np.ndarray:
+    """The geometry of the schedule for an input that lies as `layout` says."""
+    geometry = schedule.compile()
+    if layout is not None and layout.strides is not None:
         geometry = geometry.copy()
-        set_input_layout(geometry, x_memory.offset, x_memory.strides)
-    if numba.config.DISABLE_JIT:
-        geometry = geometry.view(np.recarray)
-    arrays = (
-        geometry,
-        x_memory.flat,
-        real_filters(w, p, schedule.elements.dtype),
-        aligned_empty(schedule.panels, schedule.elements.dtype),
-        np.empty(schedule.units, np.uint8),
-        _as_elements(out),
-    )
-    threads.run(schedule, arrays, workers or threads.default_threads())
-    return out
+        set_input_layout(geometry, layout.offset, layout.strides)
+    return geometry
 
 
 def _as_elements(out: np.ndarray) -> np.ndarray:

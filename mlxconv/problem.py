@@ -8,7 +8,6 @@ words of MLX 0.32, so that code moved from MLX keeps seeing the messages it know
 import math
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,17 +94,9 @@ RANKS = {"conv1d": (1,), "conv2d": (2,), "conv3d": (3,), "conv_general": (1, 2, 
 
 
 def problem_of(
-    parameters: Parameters, x_shape: Ints, x_dtype: np.dtype, w_shape: Ints, w_dtype: np.dtype
-) -> Problem:
-    """The Problem that a call poses, or the error that says why it poses none."""
-    if all(type(value) in (int, bool) for value in parameters[1:]):
-        return _known(parameters, x_shape, x_dtype, w_shape, w_dtype)
-    return _checked(parameters, x_shape, x_dtype, w_shape, w_dtype)
-
-
-def _checked(
     q: Parameters, x_shape: Ints, x_dtype: np.dtype, w_shape: Ints, w_dtype: np.dtype
 ) -> Problem:
+    """The Problem that a call poses, or the error that says why it poses none."""
     _check_rank(q.function, x_shape)
     check_input_dtype(x_dtype)
     rank = len(x_shape) - 2
@@ -141,9 +132,6 @@ def _checked(
     )
     _check(problem, w_shape)
     return problem
-
-
-_known = lru_cache(maxsize=4096)(_checked)  # safe for ints and bools: 1.0 == 1 would pass for int
 
 
 def _check(problem: Problem, weight_shape: Ints) -> None:

@@ -16,7 +16,7 @@ MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, MLXCONV_NUM_THREA
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -24,11 +24,10 @@ import numba
 import numba.np.ufunc.parallel
 import numpy as np
 
-from mlxconv import processor
-from mlxconv.arrays import aligned_empty
+from mlxconv import processor, workspace
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
-from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.kernels.schedule import Schedule
 
 # Work below which one thread is faster, in FLOP, where one core does 50-100 GFLOP/s.  Measured as
 # the problem from which two threads win, called over and over: sharing costs some 50 us under omp
@@ -40,7 +39,7 @@ WORTH_SHARING = {"omp": 5e6, "tbb": 5e6, "omp passive": 3e7, "pool": 3e7}
 LAUNCH_FLOP = 1e9
 
 
-Arguments = tuple[Any, ...]  # of an entry: the address, the arrays, scratch and runs
+ALL_JOBS = 1 << 62
 
 
 def default_threads() -> int:
@@ -54,21 +53,37 @@ def default_threads() -> int:
     return count
 
 
-def run(schedule: Schedule, arrays: Sequence[np.ndarray], threads: int) -> None:
-    """Run the steps of `schedule` one after the other, each on at most `threads` threads."""
-    for step, address in zip(schedule.steps, schedule.compile(), strict=True):
-        chunks = min(threads, step.jobs)
-        if chunks > 1 and _worth_sharing(step.flop) and _busy.acquire(blocking=False):
-            try:
-                launch = _on_pool if layer() == "pool" else _on_numba
-                _in_launches(launch, schedule, step, address, arrays, chunks)
-            finally:
-                _busy.release()
-        else:
-            _in_launches(_on_this_thread, schedule, step, address, arrays, 1)
+def run(
+    schedule: Schedule,
+    geometry: np.ndarray,
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+    workers: int | None,
+) -> bool:
+    """Run the steps of `schedule` one after the other on (x, w, y), on at most `workers` threads;
+    whether a zero of the padding may have met a weight it must not."""
+    if schedule.flop < WORTH_SHARING["omp"]:  # the least of all
+        return _at_once(schedule, geometry, arrays)
+    chunks = (workers or default_threads()) if _worth_sharing(schedule.flop) else 1
+    if chunks < 2 or not _busy.acquire(blocking=False):
+        return _launched(_on_this_thread, schedule, geometry, arrays, 1)
+    try:
+        launch = _on_pool if layer() == "pool" else _on_numba
+        return _launched(launch, schedule, geometry, arrays, chunks)
+    finally:
+        _busy.release()
 
 
-def _worth_sharing(flop: int) -> bool:
+def _at_once(schedule: Schedule, geometry: np.ndarray, arrays: tuple[np.ndarray, ...]) -> bool:
+    """All steps in one call on this thread: `_launched`, where microseconds count."""
+    idle = schedule.idle
+    space = workspace.borrow(schedule, 1, idle)
+    suspect = schedule.on_one_thread(geometry, *arrays, *space, 0, len(schedule.steps), 0, ALL_JOBS)
+    if idle is not None:
+        idle.append(space)
+    return bool(suspect)
+
+
+def _worth_sharing(flop: float) -> bool:
     """Whether that much work is done sooner by several threads."""
     kind = layer()
     if kind == "omp" and os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
@@ -76,59 +91,72 @@ def _worth_sharing(flop: int) -> bool:
     return kind != "serial" and flop >= WORTH_SHARING[kind]
 
 
-def _in_launches(
-    launch: Callable[..., None],
+def _launched(
+    launch: Callable[..., int],
     schedule: Schedule,
-    step: Step,
-    address: int,
-    arrays: Sequence[np.ndarray],
+    geometry: np.ndarray,
+    arrays: tuple[np.ndarray, ...],
     chunks: int,
-) -> None:
-    """Cut the jobs into launches that are short enough for Ctrl-C."""
-    own = chunks if step.scratch else 0
-    scratch = aligned_empty(own * schedule.scratch, schedule.elements.dtype)
-    runs = np.empty(own * schedule.runs, np.int64)
-    launches = max(1, min(step.jobs, int(step.flop / (LAUNCH_FLOP * chunks))))
-    for i in range(launches):
-        lo, hi = step.jobs * i // launches, step.jobs * (i + 1) // launches
-        launch(schedule.elements, (address, *arrays, scratch, runs), lo, hi, chunks)
+) -> bool:
+    """One launch, or several where one would be too long for Ctrl-C."""
+    idle = workspace.kept(schedule, chunks)
+    space = workspace.borrow(schedule, chunks, idle)
+    arguments = (geometry, *arrays, *space)
+    launches = int(schedule.flop / (LAUNCH_FLOP * chunks))
+    if launches < 2:
+        suspect = launch(schedule.elements, arguments, 0, len(schedule.steps), 0, ALL_JOBS, chunks)
+    else:
+        suspect = 0
+        for s, step in enumerate(schedule.steps):
+            slices = max(1, min(step.jobs, launches))
+            for i in range(slices):
+                lo, hi = step.jobs * i // slices, step.jobs * (i + 1) // slices
+                suspect |= launch(schedule.elements, arguments, s, s + 1, lo, hi, chunks)
+    if idle is not None:
+        idle.append(space)
+    return bool(suspect)
 
 
 def _on_this_thread(
-    elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int
-) -> None:
-    serial(elements)(*arguments, lo, hi)
+    elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
+) -> int:
+    return serial(elements)(*arguments, first, last, lo, hi)  # type: ignore[no-any-return]
 
 
-def _on_numba(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int) -> None:
-    launch, counter, piece = parallel(elements), np.array([lo]), _piece(hi - lo, chunks)
-    before = numba.get_num_threads()
+def _on_numba(
+    elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
+) -> int:
+    launch, before = parallel(elements), numba.get_num_threads()
     if before == chunks:
-        launch(*arguments, counter, hi, piece, chunks)
-        return
+        return launch(*arguments, first, last, lo, hi, chunks)  # type: ignore[no-any-return]
     numba.set_num_threads(min(chunks, numba.np.ufunc.parallel.NUM_THREADS))
     try:
-        launch(*arguments, counter, hi, piece, chunks)
+        return launch(*arguments, first, last, lo, hi, chunks)  # type: ignore[no-any-return]
     finally:
         numba.set_num_threads(before)
 
 
-def _on_pool(elements: Elements, arguments: Arguments, lo: int, hi: int, chunks: int) -> None:
-    *shared, scratch, runs = arguments
-    size, length, piece = scratch.size // chunks, runs.size // chunks, _piece(hi - lo, chunks)
-    entry, pieces = serial(elements), iter(range(lo, hi, piece))
+def _on_pool(
+    elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
+) -> int:
+    """Each thread takes a piece of the jobs of a step after the other."""
+    geometry, x, w, y, panels, scratch, runs, counters = arguments
+    entry = serial(elements)
+    suspects: list[int] = []
 
     def work(c: int) -> None:
-        own = (scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length])
-        for first in pieces:  # shared: each thread takes the next
-            entry(*shared, *own, first, min(first + piece, hi))
+        own = [part[c * part.size // chunks : (c + 1) * part.size // chunks] for part in parts]
+        for at in pieces:  # shared: each thread takes the next
+            end = min(at + piece, top)
+            suspects.append(entry(geometry, x, w, y, panels, *own, s, s + 1, at, end))
 
-    _pool.run(work, chunks)
-
-
-def _piece(jobs: int, chunks: int) -> int:
-    """Jobs a thread takes at a time: an eighth of its share, for even ends and few takings."""
-    return max(1, jobs // (8 * chunks))
+    for s in range(first, last):
+        top = min(hi, int(geometry["jobs"].item(s)))
+        piece = max(1, (top - lo) // (8 * chunks))
+        pieces = iter(range(lo, top, piece))
+        parts = (scratch, runs, np.zeros(chunks * counters.size, np.int64))
+        _pool.run(work, min(chunks, top - lo))
+    return max(suspects, default=0)
 
 
 class Pool:

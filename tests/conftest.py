@@ -7,7 +7,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # so that splits over 2, 3 and 
 import pytest
 
 from mlxconv import processor, threads
-from mlxconv.api import _runner
+from mlxconv.api import _known_runner, _runner
 from mlxconv.dispatch import plan
 
 
@@ -16,6 +16,7 @@ def forget_plans():
     processor.vector_bytes.cache_clear()
     plan.cache_clear()
     _runner.cache_clear()
+    _known_runner.cache_clear()
 
 
 @pytest.fixture

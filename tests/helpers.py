@@ -12,6 +12,10 @@ import itertools
 import math
 
 import numpy as np
+import pytest
+
+import mlxconv
+from mlxconv.dispatch import able
 
 HALF = ("float16", "bfloat16")
 
@@ -225,3 +229,9 @@ def _worst(y, expected, error, allowed, good, what):
         f"{index}: got {y[at]}, expected {expected[at]}, error {error[at]:.3g} = "
         f"{excess[at]:.3g} times the bound {allowed[at]:.3g}"
     )
+
+
+def skip_unless_able(variant, x, w, **named):
+    """Skip the test where this kernel does not compute the problem."""
+    if variant not in able(mlxconv.explain(x, w, **named).problem):
+        pytest.skip(f"{variant} does not compute this problem")

@@ -1,5 +1,6 @@
 """Random convolutions that people might write, and the corners between them."""
 
+import math
 from typing import NamedTuple
 
 import ml_dtypes
@@ -29,6 +30,12 @@ class Case(NamedTuple):
     def parameters(self):
         """As the helpers take them."""
         return self[2:]
+
+    @property
+    def outputs(self):
+        """Output positions of one image."""
+        L, K, axes = self.x_shape[1:-1], self.w_shape[1:-1], self.parameters[:-2]
+        return math.prod(helpers.output_extents(L, K, *axes))
 
     def data(self, rng, dtype, fill=helpers.integer_array):
         """Input and weight; integers small enough that every sum is exact in float16."""

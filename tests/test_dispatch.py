@@ -27,6 +27,7 @@ def test_rows_have_what_explain_and_tests_rely_on(row):
         ((1, 100, 32), (96, 3, 1), dict(groups=32), "depthwise"),
         ((1, 100, 32), (512, 3, 1), dict(groups=32), "direct"),
         ((1, 100, 1), (8, 3, 1), {}, "direct"),
+        ((1, 5, 64), (64, 5, 64), {}, "dot"),
         ((1, 100, 32), (32, 3, 32), dict(input_dilation=2), "reference"),
         ((1, 20, 20, 8), (8, 3, 3, 8), {}, "direct"),
     ],
@@ -86,7 +87,7 @@ def test_explain_compiles_nothing():
         )
     )
     mlxconv.explain((1, 77, 13), (5, 3, 13))
-    assert "_addresses" not in vars(found.schedule)
+    assert "_compiled" not in vars(found.schedule)
 
 
 def test_explain_raises_what_the_convolution_would():

@@ -17,9 +17,9 @@ def seen(monkeypatch):
     allowed = []
     run = launcher.run
 
-    def spy(schedule, arrays, threads):
-        allowed.append(threads)
-        run(schedule, arrays, threads)
+    def spy(schedule, geometry, arrays, threads):
+        allowed.append(threads or launcher.default_threads())
+        return run(schedule, geometry, arrays, threads)
 
     monkeypatch.setattr(launcher, "run", spy)
     return allowed

@@ -9,7 +9,12 @@ Layout      a tile reads MR windows of NR neighbouring channels, and a panel of 
                 x  [c c c ... c]  row l         panel  [w w w ... w]  tap 0     <- NR channels
                    [c c c ... c]  row l+1              [w w w ... w]  tap 1
 
-Registers   MR*NV accumulators + NV of a panel row; inputs are operands of the multiply-adds.
+            Where taps are as far apart as positions, TAPS rows of the panel are kept in registers
+            and every row of x is loaded once for all of them:
+
+                row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
+
+Registers   MR accumulators + TAPS rows of a panel + 1 row of x
 Order       every output is one chain of multiply-adds over taps in order.
 Bound       memory for few taps: at K = 4 a position moves 8 bytes per channel for 8 FLOP.
 """
@@ -18,45 +23,60 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
-from mlxconv.kernels.schedule import Schedule, schedule_of
+from mlxconv.kernels.schedule import Schedule, Tile, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import fma, load, store_n, zero
+from mlxconv.simd.words import fma, load, store, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> (MR, NV)
+# registers of the machine -> tiles of MR positions x 1 vector
 TILES = {
-    16: (6, 2),  # 12 + 2 of 16; 14 loads feed 12 FMA, which is what two load ports can give
-    32: (12, 2),  # 24 + 2 of 32; 26 loads feed 24 FMA
+    16: (Tile((8, 1), 0.8),),  # 8 + 4 + 1 of 16; 15 loads feed 32 FMA
+    32: (Tile((12, 1), 0.8),),  # 12 + 6 + 1 of 32; 23 loads feed 72 FMA
 }
 
 
 @lru_cache
 def micro_kernel(MR, NV, vec):
-    """The register tile of MR positions x NV vectors of channels."""
-    LANES = vec.lanes
+    """The three inner loops, around a tile of MR positions x one vector of channels."""
+    LANES, TAPS, ROWS = vec.lanes, MR // 2, MR + MR // 2 - 1
 
     @kernel
-    def depthwise_tile(x, runs, panel, y, filters):
-        """y[m][o] = sum over runs r, elements s of x[m][runs[r] + s + o] * panel[rows[r] + s][o],
-        for m < MR and o < filters; x, panel and y are Rows."""
-        acc = registers(MR, NV, fill=zero(vec))
-        w = registers(NV)
-        for r in range(runs.count):
-            x_r = x.at + runs.table[2 * r]
-            w_r = panel.at + runs.table[2 * r + 1] * panel.step
-            for s in range(runs.length):  # one tap
-                for v in static_range(NV):
-                    w[v] = load(vec, panel.a, w_r + s * NV * LANES + v * LANES)
+    def depthwise_tile(x, runs, panel, y, positions, filters, rows_first):
+        """y[m][o] = sum over runs r, taps s of x[m][runs[r] + s*step + o] * panel[rows[r] + s][o],
+        for m < positions and o < filters; x, panel and y are Rows, positions >= MR."""
+        acc = registers(MR)
+        w = registers(TAPS)
+        blocked = runs.length // TAPS * TAPS if runs.step == x.step else 0
+        for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
+            l = min(i, positions - MR)
+            for o in range(0, filters, LANES):  # second loop: panels
                 for m in static_range(MR):
-                    for v in static_range(NV):
-                        x_mv = load(vec, x.a, x_r + m * x.step + s + v * LANES)
-                        acc[m, v] = fma(x_mv, w[v], acc[m, v])
-        for m in static_range(MR):
-            for v in static_range(NV):
-                at = y.at + m * y.step + v * LANES
-                store_n(acc[m, v], y.a, at, filters - v * LANES)
+                    acc[m] = zero(vec)
+                for r in range(runs.count):  # first loop: taps
+                    x_r = x.at + l * x.step + runs.table[2 * r] + o
+                    w_r = panel.at + o // LANES * panel.step + runs.table[2 * r + 1] * LANES
+                    for s in range(0, blocked, TAPS):
+                        for t in static_range(TAPS):
+                            w[t] = load(vec, panel.a, w_r + (s + t) * LANES)
+                        for j in static_range(ROWS):
+                            x_j = load(vec, x.a, x_r + (s + j) * x.step)
+                            for t in static_range(TAPS):
+                                if 0 <= j - t < MR:
+                                    acc[j - t] = fma(x_j, w[t], acc[j - t])
+                    for s in range(blocked, runs.length):
+                        w_s = load(vec, panel.a, w_r + s * LANES)
+                        for m in static_range(MR):
+                            x_m = load(vec, x.a, x_r + m * x.step + s * runs.step)
+                            acc[m] = fma(x_m, w_s, acc[m])
+                at = y.at + l * y.step + o
+                if o + LANES <= filters:
+                    for m in static_range(MR):
+                        store(acc[m], y.a, at + m * y.step)
+                else:
+                    for m in static_range(MR):
+                        store_n(acc[m], y.a, at + m * y.step, filters - o)
 
     return depthwise_tile
 
@@ -70,4 +90,5 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """The tile of this machine; its vectors run over groups."""
-    return schedule_of(p, micro_kernel, TILES[processor.registers()], depthwise=True)
+    (tile,) = TILES[processor.registers()]
+    return schedule_of(p, micro_kernel, tile.shape, depthwise=True)

@@ -16,49 +16,71 @@ References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Mult
             E. Georganas et al., Anatomy of High-Performance Deep Learning Convolutions, 2018.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
-from mlxconv.kernels.schedule import Schedule, schedule_of
+from mlxconv.kernels.schedule import Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import broadcast, fma, load, store_n, zero
+from mlxconv.simd.words import broadcast, fma, load, store, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> (MR, NV)
+# registers of the machine -> tiles
 TILES = {
-    16: (6, 2),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA
-    32: (14, 2),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA
+    16: (
+        Tile((6, 2), 0.9),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA
+        Tile((12, 1), 0.7),  # 12 + 1 + 1 = 14 of 16; 13 loads feed 12 FMA
+    ),
+    32: (
+        Tile((14, 2), 0.9),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA
+        Tile((28, 1), 0.7),  # 28 + 1 + 1 = 30 of 32; 29 loads feed 28 FMA
+    ),
 }
 
 
 @lru_cache
 def micro_kernel(MR, NV, vec):
-    """The register tile of MR positions x NV vectors."""
-    LANES = vec.lanes
+    """The three inner loops, around a register tile of MR positions x NV vectors."""
+    LANES, NR = vec.lanes, NV * vec.lanes
 
     @kernel
-    def tile(x, runs, panel, y, filters):
+    def tile(x, runs, panel, y, positions, filters, rows_first):
         """y[m][o] = sum over runs r, elements s of x[m][runs[r] + s] * panel[rows[r] + s][o],
-        for m < MR and o < filters; x, panel and y are Rows."""
-        acc = registers(MR, NV, fill=zero(vec))
+        for m < positions and o < filters; x, panel and y are Rows, positions >= MR."""
+        acc = registers(MR, NV)
         w = registers(NV)
-        for r in range(runs.count):
-            x_r = x.at + runs.table[2 * r]
-            w_r = panel.at + runs.table[2 * r + 1] * panel.step
-            for s in range(runs.length):  # one rank-1 update of the tile
-                for v in static_range(NV):
-                    w[v] = load(vec, panel.a, w_r + s * NV * LANES + v * LANES)
+        outer, outer_step = (positions, MR) if rows_first else (filters, NR)
+        inner, inner_step = (filters, NR) if rows_first else (positions, MR)
+        for i in range(0, outer, outer_step):  # third loop: panels, or else tiles
+            for j in range(0, inner, inner_step):  # second loop: tiles, the last one overlapping
+                l, o = (min(i, positions - MR), j) if rows_first else (min(j, positions - MR), i)
+                panel_o = panel.at + o // NR * panel.step
                 for m in static_range(MR):
-                    x_ms = broadcast(vec, x.a, x_r + m * x.step + s)
                     for v in static_range(NV):
-                        acc[m, v] = fma(x_ms, w[v], acc[m, v])
-        for m in static_range(MR):
-            for v in static_range(NV):
-                at = y.at + m * y.step + v * LANES
-                store_n(acc[m, v], y.a, at, filters - v * LANES)
+                        acc[m, v] = zero(vec)
+                for r in range(runs.count):  # first loop: contiguous pieces of the window
+                    x_r = x.at + l * x.step + runs.table[2 * r]
+                    w_r = panel_o + runs.table[2 * r + 1] * NR
+                    for s in range(runs.length):  # one rank-1 update of the tile
+                        for v in static_range(NV):
+                            w[v] = load(vec, panel.a, w_r + s * NR + v * LANES)
+                        for m in static_range(MR):
+                            x_ms = broadcast(vec, x.a, x_r + m * x.step + s)
+                            for v in static_range(NV):
+                                acc[m, v] = fma(x_ms, w[v], acc[m, v])
+                at = y.at + l * y.step + o
+                if o + NR <= filters:
+                    for m in static_range(MR):
+                        for v in static_range(NV):
+                            store(acc[m, v], y.a, at + m * y.step + v * LANES)
+                else:
+                    for m in static_range(MR):
+                        for v in static_range(NV):
+                            left = filters - o - v * LANES
+                            store_n(acc[m, v], y.a, at + m * y.step + v * LANES, left)
 
     return tile
 
@@ -69,5 +91,19 @@ def refuses(p: "Problem") -> str:
 
 
 def schedule(p: "Problem") -> Schedule:
-    """The tile of this machine, and blocks of positions whose input stays in L2."""
-    return schedule_of(p, micro_kernel, TILES[processor.registers()])
+    """The tile, and the phases, that use most lanes."""
+    tile, phases, _ = max(_choices(p), key=lambda choice: choice[2])
+    return schedule_of(p, micro_kernel, tile, phases=phases)
+
+
+def _choices(p: "Problem") -> Iterator[tuple[tuple[int, int], int, float]]:
+    """(tile, phases, the share of its multiply-adds that the tile does for outputs)."""
+    filters, taps, stride = p.O // p.groups, p.K[-1], p.stride[-1]
+    for (MR, NV), efficiency in TILES[processor.registers()]:
+        NR = NV * lanes_of(p)
+        most = 1
+        if p.groups == 1 and (p.kernel_dilation[-1] == 1 or taps == 1) and filters < NR:
+            most = max(1, min(NR // filters, p.output_L[-1] // MR))
+        for phases in {most, most // 2 or 1, 1}:
+            filled = filters * phases / (-(-filters * phases // NR) * NR)
+            yield (MR, NV), phases, efficiency * filled * taps / (taps + (phases - 1) * stride)

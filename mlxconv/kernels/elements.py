@@ -93,11 +93,11 @@ class Elements(NamedTuple):
         return {
             "x": as_seen.get(self.input, self.input),
             "w": self.dtype,
-            "panels": self.dtype,
-            "finite": "uint8",
             "y": as_seen.get(self.output, self.output),
+            "panels": self.dtype,
             "scratch": self.dtype,
             "runs": "int64",
+            "counters": "int64",
         }
 
     @property
@@ -109,6 +109,11 @@ class Elements(NamedTuple):
     def narrow(self):
         """The kernel that rounds a sum to an element of the output."""
         return _NARROW.get(self.output, unchanged)
+
+    @property
+    def widen_output(self):
+        """The kernel that turns an element of the output back into one of the arithmetic."""
+        return _WIDEN.get(self.output, unchanged)
 
     @property
     def converts(self) -> bool:

@@ -4,7 +4,7 @@ Kernels see every problem with three spatial axes (D, H, W); conv1d has D = H = 
 row of output positions along W; jobs are blocks of a line, so that one block reads windows that
 are a constant step apart.
 
-    jobs = filter blocks x groups x N x D x H x blocks of a line        (blocks vary fastest)
+    jobs = blocks of panels x of groups x N x D x H x blocks of a line      (these vary fastest)
 """
 
 import math
@@ -18,11 +18,12 @@ from numba import types
 
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
+from mlxconv.workspace import COUNTERS
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-_AXES = (3,)
+_AXES, _STEPS = (3,), (2,)
 
 # One record, read-only and shared by all calls of a plan.  Sizes count elements.
 GEOMETRY = np.dtype(
@@ -43,20 +44,30 @@ GEOMETRY = np.dtype(
         ("input_dilation", "i8", _AXES),
         ("out", "i8", _AXES),  # output extents
         ("out_row", "i8"),  # output elements from one position to the next, O * groups
+        ("out_line", "i8"),  # ... from one line to the next
         ("x_offset", "i8"),  # where input element (0, ..., 0) lies in its memory
         ("x_image", "i8"),  # input elements from one image to the next
         ("x_step", "i8", _AXES),  # ... from one position to the next, per axis
         ("x_channel", "i8"),  # ... from one channel to the next
+        ("phases", "i8"),  # output positions that one filter bank computes side by side
+        ("phase_rows", "i8"),  # panel rows from the filters of one phase to the next
+        ("weights", "i8"),  # of one filter, in one line of taps
+        ("tail", "i8"),  # positions of a line that are left over by the phases
         ("tiles", "i8"),  # register tiles in a line
         ("blocks", "i8"),  # blocks of tiles in a line
         ("MR", "i8"),  # positions of a register tile
         ("NR", "i8"),  # filters of a register tile, and of a panel
-        ("tile", "i8"),  # address of the micro-kernel of MR positions
-        ("single", "i8"),  # address of the one of a single position
+        ("tile", "i8"),  # address of the micro-kernel
         ("panels", "i8"),  # panels of NR filters in a group
         ("panel_channels", "i8"),  # input channels from one panel to the next: 0, depthwise NR
         ("panel_blocks", "i8"),  # parts the panels are split into, when the lines are few
-        ("tile_at", "i8"),  # where in scratch a tile is kept until it is rounded to the output
+        ("group_blocks", "i8"),  # parts the groups are split into
+        ("group_channels", "i8"),  # input channels from one group to the next
+        ("rows_first", "i8"),  # whether a tile meets all panels before the next tile begins
+        ("block_at", "i8"),  # where in scratch outputs are kept until they are rounded
+        ("steps", "i8"),  # range kernels to run, one after the other
+        ("step", "i8", _STEPS),  # their addresses
+        ("jobs", "i8", _STEPS),  # and their jobs
     ]
 )
 
@@ -67,58 +78,90 @@ class Data(NamedTuple):
     geometry: Any  # one GEOMETRY record
     x: Any  # the input's memory, read-only; the bits, uint16, of half types
     w: Any  # the filters as (O, taps, C), read-only
-    panels: Any  # the filters, packed
-    finite: Any  # per panel: 0 if one of its weights is NaN or infinite
     y: Any  # the output
-    scratch: Any  # of this worker: a strip of input, and a tile of output
+    panels: Any  # the filters, packed
+    scratch: Any  # of this worker: a strip of input, and a block of output
     runs: Any  # of this worker: (input offset, panel row) of each run
+    counters: Any  # jobs taken of each step; whether padding may have met a weight it must not
+
+
+SUSPECT = COUNTERS - 1  # the counter that is a flag
 
 
 class Block(NamedTuple):
-    """One job: output positions [l0, l1) of a line, times panels [p0, p1) of a group."""
+    """One job: `rows` output positions of a line, times groups [g0, g1), times panels [p0, p1)."""
 
     n: int
-    group: int
     d: int
     h: int
-    l0: int
-    l1: int
+    first: int  # input row, along W, of the first window; padding counts
+    rows: int
+    to: int  # where in y the outputs of the first position lie
+    g0: int
+    g1: int
     p0: int
     p1: int
-    line: int  # this line's number, counted over all images
-
-
-@kernel(inline="always")
-def output_of(g, block, o):
-    """Where y[n, d, h, l0, o] of `block` lies."""
-    return (block.line * g.out[2] + block.l0) * g.out_row + o
 
 
 @kernel
 def locate(g, job):
     """The block that `job` stands for.  A line of at least MR positions has no block of fewer:
-    its last block starts earlier and overlaps its neighbour, writing the same bits again."""
+    its last block starts earlier and overlaps its neighbour, writing the same bits again.  So
+    does the tail, the positions that are left over when `phases` of them make one row."""
     D, H, W = g.out[0], g.out[1], g.out[2]
-    b, rest = job % g.blocks, job // g.blocks
+    blocks = g.blocks + (g.tail > 0)
+    b, rest = job % blocks, job // blocks
     h, rest = rest % H, rest // H
     d, rest = rest % D, rest // D
     n, rest = rest % g.N, rest // g.N
-    group, part = rest % g.groups, rest // g.groups
-    l1 = min((b + 1) * g.tiles // g.blocks * g.MR, W)
-    l0 = max(0, min(b * g.tiles // g.blocks * g.MR, l1 - g.MR))
+    i, part = rest % g.group_blocks, rest // g.group_blocks
+    shift = g.tail if b == g.blocks else 0
+    l1 = W if shift else min((b + 1) * g.tiles // g.blocks * g.MR, W)
+    l0 = max(0, l1 - g.MR if shift else min(b * g.tiles // g.blocks * g.MR, l1 - g.MR))
+    first = l0 * g.stride[2] + shift * g.stride[2] // g.phases - g.padding[2]
+    line = (n * D + d) * H + h
+    to = line * g.out_line + l0 * g.out_row + shift * g.out_row // g.phases
+    g0, g1 = i * g.groups // g.group_blocks, (i + 1) * g.groups // g.group_blocks
     p0 = part * g.panels // g.panel_blocks
     p1 = (part + 1) * g.panels // g.panel_blocks
-    return Block(n, group, d, h, l0, l1, p0, p1, (n * D + d) * H + h)
+    return Block(n, d, h, first, l1 - l0, to, g0, g1, p0, p1)
+
+
+@kernel
+def part_of(g, block, i):
+    """Part i of `block`: positions whose windows reach out of the input at its low end, those that
+    lie inside, and the rest.  Only the middle is read in place, and only from MR positions on;
+    the others are stretched to MR."""
+    lo, hi = 0, block.rows
+    if g.stays:
+        stride, reach = g.stride[2], block.first + (g.K[2] - 1) * g.dilation[2]
+        lo = min(max(0, (stride - 1 - block.first) // stride), hi)
+        hi = max(lo, min((g.L[2] - 1 - reach) // stride + 1, hi))
+    if hi - lo < g.MR:
+        lo, hi = 0, block.rows if i == 1 else 0
+    if i == 0:
+        lo, hi = 0, max(lo, g.MR) if lo > 0 else 0
+    elif i == 2:
+        lo, hi = min(hi, block.rows - g.MR) if 0 < hi < block.rows else block.rows, block.rows
+    first, to = block.first + lo * g.stride[2], block.to + lo * g.out_row
+    return Block(
+        block.n, block.d, block.h, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1
+    )
+
+
+@lru_cache
+def data_type(elements):
+    """The Numba type of Data: for these types of input and output."""
+    flat = {name: np.empty(1, dtype) for name, dtype in elements.arrays().items()}
+    for name in ("x", "w"):
+        flat[name].flags.writeable = False
+    return numba.typeof(Data(geometry=np.zeros(1, GEOMETRY), **flat))
 
 
 @lru_cache
 def range_call(elements):
     """The word that runs jobs [lo, hi) of a range kernel: call(address, data, lo, hi)."""
-    flat = {name: np.empty(1, dtype) for name, dtype in elements.arrays().items()}
-    for name in ("x", "w"):
-        flat[name].flags.writeable = False
-    data = Data(geometry=np.zeros(1, GEOMETRY), **flat)
-    return caller(f"range_{elements.name}", numba.typeof(data), types.intp, types.intp)
+    return caller(f"range_{elements.name}", data_type(elements), types.intp, types.intp)
 
 
 def geometry_of(p: "Problem") -> np.ndarray:
@@ -131,9 +174,11 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["N"], g["L"], g["K"] = p.N, three(p.L, 1), three(p.K, 1)
     g["groups"], g["C"], g["O"] = p.groups, p.C // p.groups, p.O // p.groups
     g["channels"], g["multiplier"], g["width"], g["stays"] = g["C"], 1, g["C"], True
+    g["group_blocks"], g["group_channels"] = 1, g["C"]
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)
-    g["out"], g["out_row"] = three(p.output_L, 1), p.O
+    g["out"], g["out_row"], g["out_line"] = three(p.output_L, 1), p.O, p.output_L[-1] * p.O
+    g["phases"], g["weights"] = 1, p.K[-1] * int(g["C"][0])
     strides = [math.prod(p.input_shape[axis + 1 :]) for axis in range(len(p.input_shape))]
     set_input_layout(g, 0, strides)
     return g

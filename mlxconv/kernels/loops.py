@@ -1,15 +1,16 @@
 """The loops around a micro-kernel: jobs, blocks of positions, panels of filters, tiles.
 
-One range kernel serves every variant that is a register tile: the tile is called by address, and
-its extents are run-time numbers, so a new tile compiles nothing but itself.
+Two range kernels serve every variant that is a register tile.  The micro-kernel is called by
+address, once per block, and its extents are run-time numbers, so a new one compiles nothing else.
 
     fourth loop     jobs: a block of positions of one line, of one group    input stays in L2
     third loop      panels of NR filters                                    panel stays in L2
     second loop     tiles of MR positions                                   windows stay in L1
-    first loop      runs and their elements: the micro-kernel               sums in registers
+    first loop      runs and their elements: one register tile              sums in registers
 
-Numbered from the inside as in the papers on BLIS (F. Van Zee and R. van de Geijn, BLIS: A Framework
-for Rapidly Instantiating BLAS Functionality, 2015).
+The three inner loops are the micro-kernel's, in whatever order suits it.  Numbered from the inside
+as in the papers on BLIS (F. Van Zee and R. van de Geijn, BLIS: A Framework for Rapidly
+Instantiating BLAS Functionality, 2015).
 """
 
 from functools import lru_cache
@@ -18,79 +19,122 @@ import numba
 import numpy as np
 from numba import types
 
-from mlxconv.kernels.geometry import locate, output_of
-from mlxconv.kernels.window import Rows, Runs, inputs, list_runs, rows_from, taps_of, windows
+from mlxconv.kernels.geometry import SUSPECT, locate, part_of
+from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
 
 
 @lru_cache
 def tile_call(dtype):
-    """The word that runs a micro-kernel: call(address, x, runs, panel, y, filters)."""
+    """The word that runs a micro-kernel:
+    call(address, x, runs, panel, y, positions, filters, rows_first)."""
     writable = Rows(np.empty(1, dtype), 0, 0)
     read_only = np.empty(1, dtype)
     read_only.flags.writeable = False
     x, y = numba.typeof(Rows(read_only, 0, 0)), numba.typeof(writable)
-    runs = numba.typeof(Runs(np.empty(1, np.int64), 0, 0))
-    return caller(f"tile_{dtype}", x, runs, y, y, types.intp)
+    runs = numba.typeof(Runs(np.empty(1, np.int64), 0, 0, 0))
+    return caller(f"tile_{dtype}", x, runs, y, y, *(types.intp,) * 3)
 
 
 @lru_cache
-def blocks(elements):
-    """The range kernel over blocks, for these types of input and output."""
+def computes(elements):
+    """compute for these types of input and output."""
     ROUNDS, narrow = elements.rounds, elements.narrow
-    open_window, input_of = windows(elements), inputs(elements)
     call_tile = tile_call(elements.dtype)
 
     @kernel(inline="always")
-    def compute(data, tile, positions, x, runs, panel, y, filters):
-        """y = tile(x, runs, panel), rounded to the type of the output on the way if need be."""
+    def compute(data, padded, x, runs, panel, y, positions, filters):
+        """y = micro-kernel(x, runs, panel): by way of scratch where outputs are to be rounded,
+        and where there are fewer positions than the tile has."""
+        g = data.geometry[0]
+        kept = Rows(data.scratch, g.block_at, filters)
         if ROUNDS:
-            at, width = data.geometry[0].tile_at, panel.step
-            call_tile(tile, x, runs, panel, Rows(data.scratch, at, width), filters)
+            out = kept
+        else:
+            out = kept if positions < g.MR else y
+        rows = max(positions, g.MR)
+        call_tile(g.tile, x, runs, panel, out, rows, filters, g.rows_first)
+        if padded:
+            suspect = 0
             for m in range(positions):
                 for o in range(filters):
-                    y.a[y.at + m * y.step + o] = narrow(data.scratch[at + m * width + o])
-        else:
-            call_tile(tile, x, runs, panel, y, filters)
+                    value = out.a[out.at + m * out.step + o]
+                    suspect += value != value
+            if suspect:
+                data.counters[SUSPECT] = 1
+        if ROUNDS or positions < g.MR:
+            for m in range(positions):
+                for o in range(filters):
+                    y.a[y.at + m * y.step + o] = narrow(kept.a[kept.at + m * kept.step + o])
+
+    return compute
+
+
+@lru_cache
+def blocks(elements, vec):
+    """The range kernel over blocks of lines that are at least as long as a tile."""
+    open_window, input_of = windows(elements, vec), inputs(elements)
+    compute = computes(elements)
 
     @kernel
-    def tiles(data, block, w, x, panel, y, filters):
-        """Second loop around the micro-kernel: tiles of MR positions, the last one overlapping."""
-        g = data.geometry[0]
-        runs = list_runs(data.runs, g, w, w.taps.k0, w.taps.k1)
-        for l in range(block.l0, block.l1, g.MR):
-            m = min(l, block.l1 - g.MR) - block.l0
-            compute(data, g.tile, g.MR, rows_from(x, m), runs, panel, rows_from(y, m), filters)
-
-    @kernel
-    def positions(data, block, w, x, panel, y, filters):
-        """The same position by position, each with those taps only that meet the input: for lines
-        shorter than a tile, and for weights that padding, as a zero, would turn into NaN."""
-        g = data.geometry[0]
-        for m in range(block.l1 - block.l0):
-            k0, k1 = taps_of(g, block.l0 + m, block.l0 + m + 1)
-            runs = list_runs(data.runs, g, w, k0, k1)
-            compute(data, g.single, 1, rows_from(x, m), runs, panel, rows_from(y, m), filters)
+    def run(data, g, block):
+        """y[n, l, o] for the positions, groups and panels of `block`."""
+        panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
+        w = open_window(data, block, block.g0)
+        runs = list_runs(data.runs, g, w)
+        first = block.p0 * g.NR
+        filters = min(block.p1 * g.NR, g.O) - first
+        for group in range(block.g0, block.g1):
+            if group > block.g0 and not w.in_place:
+                w = open_window(data, block, group)
+            shift = (group - block.g0) * g.group_channels if w.in_place else 0
+            at = w.first + shift + block.p0 * g.panel_channels
+            x = Rows(input_of(data, w), at, w.row)
+            y = Rows(data.y, block.to + group * g.O + first, g.out_row)
+            at = (group * g.panels + block.p0) * panel_size
+            panel = Rows(data.panels, at, panel_size)
+            compute(data, w.padded or g.phases > 1, x, runs, panel, y, block.rows, filters)
 
     @kernel
     def blocks(data, lo, hi):
         """y[n, l, o] for the blocks of jobs [lo, hi)."""
         g = data.geometry[0]
-        panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
         for job in range(lo, hi):  # fourth loop: blocks of positions
             block = locate(g, job)
-            w = open_window(data, block)
-            source = input_of(data, w)
-            for p in range(block.p0, block.p1):  # third loop: panels of NR filters
-                unit = block.group * g.panels + p
-                x = Rows(source, w.first + p * g.panel_channels, w.row)
-                y = Rows(data.y, output_of(g, block, block.group * g.O + p * g.NR), g.out_row)
-                panel = Rows(data.panels, unit * panel_size, g.NR)
-                filters = min(g.NR, g.O - p * g.NR)
-                if block.l1 - block.l0 >= g.MR and (w.in_place or data.finite[unit]):
-                    tiles(data, block, w, x, panel, y, filters)
-                else:
-                    positions(data, block, w, x, panel, y, filters)
+            for i in range(3):  # its parts before, inside and behind the middle of the input
+                part = part_of(g, block, i)
+                if part.rows > 0:
+                    run(data, g, part)
 
     return blocks
+
+
+@lru_cache
+def gathered(elements, vec):
+    """The range kernel over blocks of positions that lie anywhere, for lines shorter than a tile:
+    each window is copied, one behind the other, zeros where it meets padding."""
+    gather, compute = gathers(elements, vec), computes(elements)
+
+    @kernel
+    def gathered(data, lo, hi):
+        """y[position, o] for the blocks of jobs [lo, hi); positions count over N, D, H and W."""
+        g = data.geometry[0]
+        taps = g.K[0] * g.K[1] * g.K[2]
+        panel_size, size = taps * g.C * g.NR, taps * g.width
+        positions = g.N * g.out[0] * g.out[1] * g.out[2]
+        for job in range(lo, hi):
+            b, rest = job % g.blocks, job // g.blocks
+            group, part = rest % g.groups, rest // g.groups
+            l0, l1 = b * positions // g.blocks, (b + 1) * positions // g.blocks
+            padded = gather(data, group, l0, l1, size)
+            data.runs[0] = data.runs[1] = 0
+            runs = Runs(data.runs, 1, taps * g.C, g.width if g.width != g.C else 1)
+            p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
+            x = Rows(data.scratch, p0 * g.panel_channels, size)
+            y = Rows(data.y, l0 * g.out_row + group * g.O + p0 * g.NR, g.out_row)
+            panel = Rows(data.panels, (group * g.panels + p0) * panel_size, panel_size)
+            filters = min(p1 * g.NR, g.O) - p0 * g.NR
+            compute(data, padded, x, runs, panel, y, l1 - l0, filters)
+
+    return gathered

@@ -4,35 +4,69 @@
     panel   [taps * C][NR]           one row per weight of a filter, one column per filter
 
 so that the micro-kernel reads a panel from front to back.  Columns past the last filter are zero.
-Beside each panel a flag says whether its weights are finite: only then may padding be multiplied
-as a zero.
+Squares of LANES filters x LANES weights are transposed in registers.
+
+With *phases* a panel holds each filter several times, every time shifted down by one stride, so
+that one row of a tile computes several neighbouring positions of few filters:
+
+    phase 0   w0 w1 w2 0  0           y[l]       meets x rows 0 1 2
+    phase 1   0  w0 w1 w2 0           y[l + 1]   meets x rows 1 2 3       (stride 1)
+    phase 2   0  0  w0 w1 w2          y[l + 2]   ...
 """
 
-from mlxconv.simd.static import kernel
+from functools import lru_cache
 
-ROWS = 128  # rows packed at a time: 128 x 16 floats are a quarter of a 32 KB L1
+from mlxconv.simd.static import kernel, registers, static_range
+from mlxconv.simd.words import load, store, zip_high, zip_low
 
 
-@kernel
-def pack_panels(data, lo, hi):
-    """panels[g, p, s, j] = w[g*O + p*NR + j, s], s over taps and channels, for panels [lo, hi)
-    counted over all groups."""
-    g = data.geometry[0]
-    S, NR = g.K[0] * g.K[1] * g.K[2] * g.C, g.NR
-    w, panels = data.w, data.panels
-    for unit in range(lo, hi):
-        group, p = unit // g.panels, unit % g.panels
-        filters = min(NR, g.O - p * NR)
-        source, to = (group * g.O + p * NR) * S, unit * S * NR
-        infinite = 0
-        for s0 in range(0, S, ROWS):
-            s1 = min(s0 + ROWS, S)
-            for j in range(filters):
-                for s in range(s0, s1):
-                    weight = w[source + j * S + s]
-                    infinite += weight - weight != 0  # of NaN and infinities that is NaN
-                    panels[to + s * NR + j] = weight
-            for j in range(filters, NR):
-                for s in range(s0, s1):
-                    panels[to + s * NR + j] = 0
-        data.finite[unit] = infinite == 0
+@lru_cache
+def packs(vec):
+    """The range kernel over panels, for weights of the type of `vec`."""
+    LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
+
+    @kernel
+    def pack_squares(data, source, to, S):
+        """panels[to + s*NR + i] = w[source + i*S + s], i < LANES, for whole squares; returns how
+        many s that are.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
+        w, panels, NR = data.w, data.panels, data.geometry[0].NR
+        r = registers(LANES)
+        t = registers(LANES)
+        for s in range(0, S - LANES + 1, LANES):
+            for i in static_range(LANES):
+                r[i] = load(vec, w, source + i * S + s)
+            for _ in static_range(ROUNDS):
+                for i in static_range(HALF):
+                    t[2 * i] = zip_low(r[i], r[i + HALF])
+                    t[2 * i + 1] = zip_high(r[i], r[i + HALF])
+                for i in static_range(LANES):
+                    r[i] = t[i]
+            for i in static_range(LANES):
+                store(r[i], panels, to + (s + i) * NR)
+        return S // LANES * LANES
+
+    @kernel
+    def pack_panels(data, lo, hi):
+        """panels[g, p, row, j] = w[filter of column j, row - first row of its phase], for panels
+        [lo, hi) counted over all groups."""
+        g = data.geometry[0]
+        lines, line, NR, O = g.K[0] * g.K[1], g.K[2] * g.C, g.NR, g.O // g.phases
+        rows, S = lines * line, lines * g.weights
+        for unit in range(lo, hi):
+            first, to = unit % g.panels * NR, unit * rows * NR
+            group, filters = unit // g.panels, min(NR, g.O - first)
+            if filters < NR or g.phases > 1:
+                data.panels[to : to + rows * NR] = 0
+            for v in range(0, filters, LANES):
+                packed = 0
+                if g.phases == 1 and v + LANES <= filters:
+                    packed = pack_squares(data, (group * O + first + v) * S, to + v, S)
+                for j in range(v, min(v + LANES, filters) if packed < S else v):
+                    phase, o = (first + j) // O, (first + j) % O
+                    source, at = (group * O + o) * S, to + phase * g.phase_rows * NR + j
+                    for i in range(lines):
+                        for s in range(max(0, packed - i * g.weights), g.weights):
+                            weight = data.w[source + i * g.weights + s]
+                            data.panels[at + (i * line + s) * NR] = weight
+
+    return pack_panels

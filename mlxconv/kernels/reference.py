@@ -31,10 +31,25 @@ def row_met(l, k, g, axis):
     return r // g.input_dilation[axis]
 
 
+@kernel
+def meets_padding(d, h, l, g):
+    """Whether some tap of this output position meets padding."""
+    for axis in range(3):
+        position = d if axis == 0 else h if axis == 1 else l
+        first = position * g.stride[axis] - g.padding[axis]
+        last = first + (g.K[axis] - 1) * g.dilation[axis]
+        if first < 0 or last > g.input_dilation[axis] * (g.L[axis] - 1):
+            return True
+    return False
+
+
 @lru_cache
-def range_kernel(elements):
-    """The kernel over output positions, for these types of input and output."""
+def range_kernel(elements, mends=False):
+    """The kernel over output positions, for these types of input and output.
+
+    One that `mends` touches NaN only: of outputs that met padding, and with phases of all."""
     widen, narrow, Sum = elements.widen, elements.narrow, np.dtype(elements.dtype).type
+    widen_output, MENDS = elements.widen_output, int(mends)
 
     @kernel
     def dot(data, g, image, d, h, l, o):
@@ -65,8 +80,17 @@ def range_kernel(elements):
             h, rest = rest % g.out[1], rest // g.out[1]
             d, n = rest % g.out[0], rest // g.out[0]
             image = g.x_offset + n * g.x_image
-            for o in range(g.out_row):
-                data.y[job * g.out_row + o] = narrow(dot(data, g, image, d, h, l, o))
+            filters = g.out_row
+            if MENDS:
+                filters = filters if g.phases > 1 or meets_padding(d, h, l, g) else 0
+            for o in range(filters):
+                at = job * g.out_row + o
+                if MENDS:
+                    before = widen_output(data.y[at])
+                    if before != before:
+                        data.y[at] = narrow(dot(data, g, image, d, h, l, o))
+                else:
+                    data.y[at] = narrow(dot(data, g, image, d, h, l, o))
 
     return reference
 
@@ -78,7 +102,19 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """One job per output position."""
+    return _schedule(p, geometry_of(p), mends=False)
+
+
+def mending(p: "Problem", phases: int) -> Schedule:
+    """What computes anew every NaN of another schedule's output that a zero of the padding may
+    have made of an infinite weight, or, with `phases`, a zero weight of an infinite input."""
+    g = geometry_of(p)
+    g["phases"] = phases
+    return _schedule(p, g, mends=True)
+
+
+def _schedule(p: "Problem", g: np.ndarray, mends: bool) -> Schedule:
     elements = Elements(p.input_dtype, p.dtype)
     jobs = p.N * math.prod(p.output_L)
     slow = 8  # times the time that a FLOP takes elsewhere
-    return Schedule(elements, geometry_of(p), (Step(range_kernel(elements), jobs, slow * p.flop),))
+    return Schedule(elements, g, (Step(range_kernel(elements, mends), jobs, slow * p.flop),))

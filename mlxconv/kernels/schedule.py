@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+import numba
 import numpy as np
 
-from mlxconv import processor
+from mlxconv import processor, workspace
 from mlxconv.kernels.elements import Elements
+from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import across_groups, geometry_of, range_call
-from mlxconv.kernels.loops import blocks, tile_call
-from mlxconv.kernels.packing import pack_panels
+from mlxconv.kernels.loops import blocks, gathered, tile_call
+from mlxconv.kernels.packing import packs
 from mlxconv.kernels.window import strip_elements
 from mlxconv.simd.address import address_of
 from mlxconv.simd.vector import vec_of
@@ -26,8 +28,14 @@ class Step(NamedTuple):
 
     kernel: Callable[..., None]
     jobs: int
-    flop: int  # estimated work of the whole step, for the split over threads
-    scratch: bool = True  # whether it uses the scratch and the runs of the schedule
+    flop: float  # estimated work of the whole step, for the split over threads
+
+
+class Tile(NamedTuple):
+    """A register tile that a variant may take."""
+
+    shape: tuple[int, int]  # MR positions, NV vectors
+    efficiency: float  # the share of the FMA peak it reaches with all lanes in use
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,22 +46,40 @@ class Schedule:
     geometry: np.ndarray  # one GEOMETRY record
     steps: tuple[Step, ...]
     tile: str = ""  # as people call it, "6x2 f32x8"
-    micro_kernels: tuple[Callable[..., None], ...] = ()  # of MR positions, and of one
+    micro_kernel: Callable[..., None] | None = None
     panels: int = 0  # packed filters
-    units: int = 0  # panels of all groups
     scratch: int = 0  # per worker
     runs: int = 0  # per worker
-
-    def compile(self) -> tuple[int, ...]:
-        """The addresses of the steps' range kernels; compiles or loads what is not there yet."""
-        return self._addresses
+    suspects: bool = False  # whether a zero that is none of the data may meet an infinity
 
     @cached_property
-    def _addresses(self) -> tuple[int, ...]:
-        call = tile_call(self.elements.dtype)
-        for field, tile in zip(("tile", "single"), self.micro_kernels, strict=False):
-            self.geometry[field] = address_of(tile, call)
-        return tuple(address_of(s.kernel, range_call(self.elements)) for s in self.steps)
+    def flop(self) -> float:
+        """Estimated work of all steps."""
+        return sum(step.flop for step in self.steps)
+
+    def compile(self) -> np.ndarray:
+        """The geometry with the addresses of its kernels; compiles or loads what is not there."""
+        return self._compiled
+
+    @cached_property
+    def _compiled(self) -> np.ndarray:
+        g, call = self.geometry, range_call(self.elements)
+        if self.micro_kernel is not None:
+            g["tile"] = address_of(self.micro_kernel, tile_call(self.elements.dtype))
+        g["steps"] = len(self.steps)
+        for i, step in enumerate(self.steps):
+            g["step"][0, i], g["jobs"][0, i] = address_of(step.kernel, call), step.jobs
+        return g.view(np.recarray) if numba.config.DISABLE_JIT else g
+
+    @cached_property
+    def idle(self) -> list[workspace.Workspace] | None:
+        """Workspaces that are kept for small calls on one thread, this one's among them."""
+        return workspace.kept(self, 1)
+
+    @cached_property
+    def on_one_thread(self) -> Callable[..., int]:
+        """What runs the steps, see `entry.serial`."""
+        return serial(self.elements)
 
 
 def schedule_of(
@@ -61,37 +87,110 @@ def schedule_of(
     micro_kernel: Callable[..., Callable[..., None]],
     tile: tuple[int, int],
     depthwise: bool = False,
+    phases: int = 1,
 ) -> Schedule:
     """The schedule of a register tile (MR, NV): panels of NR filters, blocks of positions.
 
-    With `depthwise` the vectors of the tile run over groups."""
+    With `depthwise` the vectors of the tile run over groups; with `phases` each row of a tile
+    computes that many neighbouring positions."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    (MR, NV), NR, taps = tile, tile[1] * vec.lanes, math.prod(p.K)
-    g = across_groups(geometry_of(p), NR) if depthwise else geometry_of(p)
-    W, groups, lines = p.output_L[-1], int(g["groups"][0]), p.N * math.prod(p.output_L[:-1])
-    panels, window = -(-p.O // groups // NR), taps * int(g["C"][0])
-    row_bytes = p.stride[-1] * int(g["width"][0]) * vec.dtype.itemsize
-    positions = block_positions(MR, row_bytes, window * NR * vec.dtype.itemsize)
-    blocks_, panel_blocks = split(W, MR, positions, lines * groups, panels)
-    g["MR"], g["NR"], g["tiles"], g["blocks"] = MR, NR, -(-W // MR), blocks_
-    g["panels"], g["panel_blocks"] = panels, panel_blocks
-    largest = max(MR, -(-int(g["tiles"][0]) // blocks_) * MR)
-    g["tile_at"] = strip = strip_elements(g, min(largest, W))
+    (MR, NV), NR = tile, tile[1] * vec.lanes
+    g = in_phases(p, phases)
+    g = across_groups(g, NR) if depthwise else g
+    g["MR"], g["NR"], g["panels"] = MR, NR, -(-int(g["O"][0]) // NR)
+    window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
+    short = g["out"][0, 2] < MR
+    strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements)
+    lines = 1 if short else p.N * math.prod(p.output_L[:-1])
+    blocks_of_line = int(g["blocks"][0]) + (not short and g["tail"][0] > 0)
+    jobs = lines * blocks_of_line * int(g["group_blocks"][0] * g["panel_blocks"][0])
+    filters = -(-int(g["panels"][0]) // int(g["panel_blocks"][0])) * NR
+    rows = max(MR, _block_rows(g)) if elements.rounds else MR
+    g["block_at"] = strip = -(-strip // vec.lanes) * vec.lanes
+    units = int((g["groups"] * g["panels"])[0])
     return Schedule(
         elements,
         g,
         steps=(
-            Step(pack_panels, groups * panels, 16 * groups * panels * window * NR, scratch=False),
-            Step(blocks(elements), lines * groups * blocks_ * panel_blocks, p.flop),
+            Step(packs(vec), units, 4 * units * window * NR),
+            Step((gathered if short else blocks)(elements, vec), jobs, p.flop),
         ),
         tile=f"{MR}x{NV} {vec.name}",
-        micro_kernels=(micro_kernel(MR, NV, vec), micro_kernel(1, NV, vec)),
-        panels=groups * panels * window * NR,
-        units=groups * panels,
-        scratch=strip + MR * NR,
-        runs=2 * taps,
+        micro_kernel=micro_kernel(MR, NV, vec),
+        panels=units * window * NR,
+        scratch=strip + (elements.rounds or short) * rows * filters,
+        runs=2 * math.prod(g["K"][0].tolist()),
+        suspects=phases > 1 or _meets_padding(p),
     )
+
+
+def lanes_of(p: "Problem") -> int:
+    """Elements of a vector of the arithmetic's type."""
+    itemsize = np.dtype(Elements(p.input_dtype, p.dtype).dtype).itemsize
+    return processor.vector_bytes() // itemsize
+
+
+def in_phases(p: "Problem", phases: int) -> np.ndarray:
+    """The geometry of `p` with rows of `phases` positions each, every filter once per phase."""
+    if phases == 1:
+        return geometry_of(p)
+    *outer, stride = p.stride
+    taps = p.K[-1] + (phases - 1) * stride
+    rows = p._replace(O=p.O * phases, K=(*p.K[:-1], taps), stride=(*outer, stride * phases))
+    g = geometry_of(rows)
+    g["phases"], g["tail"] = phases, p.output_L[-1] % phases
+    g["phase_rows"], g["weights"] = stride * p.C, p.K[-1] * p.C
+    g["out_line"] = p.output_L[-1] * p.O
+    return g
+
+
+def _meets_padding(p: "Problem") -> bool:
+    """Whether some window of `p` reaches past the ends of its last axis."""
+    last = (p.output_L[-1] - 1) * p.stride[-1] + p.window[-1] - p.padding_lo[-1]
+    return p.padding_lo[-1] > 0 or last > p.L[-1]
+
+
+def _block_rows(g: np.ndarray) -> int:
+    """Positions of the largest block."""
+    if g["out"][0, 2] < g["MR"][0]:
+        positions = int(g["N"][0]) * math.prod(g["out"][0].tolist())
+        return -(-positions // int(g["blocks"][0]))
+    tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
+    return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
+
+
+def _line_blocks(g: np.ndarray, window: int, elements: Elements) -> int:
+    """Set the blocks of positions, groups and panels; returns the elements of a strip of input."""
+    W, MR, NR = int(g["out"][0, 2]), int(g["MR"][0]), int(g["NR"][0])
+    groups, panels = int(g["groups"][0]), int(g["panels"][0])
+    itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
+    panel_bytes, x_bytes = window * NR * itemsize, int(g["stride"][0, 2] * g["width"][0]) * itemsize
+    g["rows_first"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
+    positions = block_positions(MR, x_bytes, panel_bytes)
+    if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
+        y_bytes = int(g["out_row"][0]) * itemsize
+        positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
+    if elements.rounds:  # their outputs stay in scratch until they are rounded
+        positions = min(positions, (1 << 16) // (NR * panels))
+    positions = max(MR, positions // MR * MR)
+    lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
+    parts = max(1, min(groups, -(-8 * processor.cores() // max(1, lines * -(-W // positions)))))
+    g["tiles"], g["group_blocks"] = -(-W // MR), parts
+    g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels)
+    return strip_elements(g, _block_rows(g))
+
+
+def _gathered_blocks(g: np.ndarray) -> int:
+    """The same for blocks of gathered windows, which take up to 64 KB in L2."""
+    MR, size = int(g["MR"][0]), math.prod(g["K"][0].tolist()) * int(g["width"][0])
+    positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
+    rows = MR * max(1, min(8, (1 << 14) // max(1, size * MR)))
+    blocks = max(1, positions // rows)
+    cores, groups = processor.cores(), int(g["groups"][0])
+    parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
+    g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
+    return max(MR, -(-positions // blocks)) * size
 
 
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:

@@ -12,14 +12,15 @@ needs, once, to a strip that does not grow with N or L:
     strip           0 0 0 [row 0] [row 1] ... [row L-1] 0 0        step_w = dilation * C
     far taps        [rows of tap 0] [rows of tap 1] ...            step_w = span * C
 
-Taps that only meet padding are left out of the list; where weights are not finite, callers list
-the runs of every position by itself, so that 0 * inf never happens.
+Taps that only meet padding are left out of the list.  A zero of the padding that meets an infinite
+weight makes a NaN that must not be: blocks with padding are looked through for NaN (loops.py).
 """
 
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mlxconv.simd.static import kernel
+from mlxconv.simd.words import load, store
 
 
 class Rows(NamedTuple):
@@ -30,19 +31,14 @@ class Rows(NamedTuple):
     step: int
 
 
-@kernel(inline="always")
-def rows_from(rows, m):
-    """The rows of `rows` from row m on."""
-    return Rows(rows.a, rows.at + m * rows.step, rows.step)
-
-
 class Runs(NamedTuple):
-    """The runs of a window: run r covers elements table[2r] + s of its rows, and meets the panel
-    rows table[2r+1] + s, s < length."""
+    """The runs of a window: run r covers elements table[2r] + s*step of its rows, and meets the
+    panel rows table[2r+1] + s, s < length."""
 
     table: Any
     count: int
     length: int
+    step: int  # 1, depthwise what is between taps
 
 
 class Taps(NamedTuple):
@@ -57,9 +53,10 @@ class Taps(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Tap (d, h, k) of position l0 + m is at first + m*row + d*step_d + h*step_h + k*step_w."""
+    """Tap (d, h, k) of position m is at first + m*row + d*step_d + h*step_h + k*step_w."""
 
     in_place: bool
+    padded: bool  # whether some tap of some position meets a zero of the padding
     first: int
     row: int
     step_d: int
@@ -77,35 +74,56 @@ def taps_inside(first, last, dilation, K, L):
     return min(a, K), max(min(a, K), b)
 
 
-@kernel(inline="always")
-def taps_of(g, l0, l1):
-    """[a, b): the taps along W that meet the input from some output position in [l0, l1)."""
-    first, last = l0 * g.stride[2] - g.padding[2], (l1 - 1) * g.stride[2] - g.padding[2]
-    return taps_inside(first, last, g.dilation[2], g.K[2], g.L[2])
-
-
 @lru_cache
-def windows(elements):
-    """open_window for inputs of this type."""
-    CONVERTS, widen = elements.converts, elements.widen
+def row_copies(elements, vec):
+    """copy_rows for inputs of this type."""
+    CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
 
-    @kernel(inline="always")
+    @kernel
+    def copy_row(data, source, to):
+        """scratch[to + c] = x[source + c // multiplier * x_channel] for the channels of a row."""
+        g, x, scratch = data.geometry[0], data.x, data.scratch
+        channels, c = g.channels, 0
+        if g.multiplier == 1 and g.x_channel == 1:
+            if not CONVERTS:
+                for c in range(0, channels - LANES + 1, LANES):
+                    store(load(vec, x, source + c), scratch, to + c)
+                c = channels // LANES * LANES
+            for i in range(c, channels):
+                scratch[to + i] = widen(x[source + i])
+        else:
+            for i in range(0, channels, g.multiplier):
+                value = widen(x[source + i // g.multiplier * g.x_channel])
+                for j in range(i, min(i + g.multiplier, channels)):
+                    scratch[to + j] = value
+
+    @kernel
     def copy_rows(data, base, first, rows, c0, at):
         """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
         0 outside the input."""
         g, x, scratch = data.geometry[0], data.x, data.scratch
-        for i in range(rows):
-            r, to = first + i, at + i * g.width
-            source = base + r * g.x_step[2] + c0 * g.x_channel
-            filled = g.channels if 0 <= r < g.L[2] else 0
-            if g.multiplier == 1:
-                for c in range(filled):
-                    scratch[to + c] = widen(x[source + c * g.x_channel])
-            else:
-                for c in range(filled):
-                    scratch[to + c] = widen(x[source + c // g.multiplier * g.x_channel])
-            for c in range(filled, g.width):
-                scratch[to + c] = 0
+        lo = min(rows, max(0, -first))
+        hi = max(lo, min(rows, g.L[2] - first))
+        width, step = g.width, g.x_step[2]
+        source = base + first * step + c0 * g.x_channel
+        scratch[at : at + lo * width] = 0
+        scratch[at + hi * width : at + rows * width] = 0
+        if g.multiplier == 1 and g.x_channel == 1 and width == g.channels and width == step:
+            for i in range(lo * width, hi * width):  # rows without gaps
+                scratch[at + i] = widen(x[source + i])
+        else:
+            for i in range(lo, hi):
+                copy_row(data, source + i * step, at + i * width)
+                for c in range(g.channels, width):
+                    scratch[at + i * width + c] = 0
+
+    return copy_rows
+
+
+@lru_cache
+def windows(elements, vec):
+    """open_window for inputs of this type."""
+    CONVERTS, copy_rows = elements.converts, row_copies(elements, vec)
 
     @kernel
     def copy_strips(data, base, r0, span, tap_rows, taps, c0):
@@ -121,14 +139,13 @@ def windows(elements):
                     at += rows * g.width
 
     @kernel
-    def open_window(data, block):
-        """The Window of `block` over the channels of its group."""
+    def open_window(data, block, group):
+        """The Window of `block` over the channels of `group`."""
         g = data.geometry[0]
-        c0, may_stay = block.group * g.C, g.stays and g.x_channel == 1
+        c0, may_stay = group * g.group_channels, g.stays and g.x_channel == 1
         rd = block.d * g.stride[0] - g.padding[0]
         rh = block.h * g.stride[1] - g.padding[1]
-        r0 = block.l0 * g.stride[2] - g.padding[2]
-        r1 = (block.l1 - 1) * g.stride[2] - g.padding[2]
+        r0, r1 = block.first, block.first + (block.rows - 1) * g.stride[2]
         d0, d1 = taps_inside(rd, rd, g.dilation[0], g.K[0], g.L[0])
         h0, h1 = taps_inside(rh, rh, g.dilation[1], g.K[1], g.L[1])
         k0, k1 = taps_inside(r0, r1, g.dilation[2], g.K[2], g.L[2])
@@ -139,7 +156,7 @@ def windows(elements):
             first = base + r0 * g.x_step[2] + c0 * g.x_channel
             step_d, step_h = g.dilation[0] * g.x_step[0], g.dilation[1] * g.x_step[1]
             row, step_w = g.stride[2] * g.x_step[2], g.dilation[2] * g.x_step[2]
-            return Window(True, first, row, step_d, step_h, step_w, taps)
+            return Window(True, False, first, row, step_d, step_h, step_w, taps)
         span = r1 - r0 + 1
         tap_rows = min(g.dilation[2], span)
         step_w = tap_rows * g.width
@@ -147,9 +164,44 @@ def windows(elements):
         step_d = (taps.h1 - taps.h0) * step_h
         copy_strips(data, base, r0, span, tap_rows, taps, c0)
         first = -(taps.d0 * step_d + taps.h0 * step_h + taps.k0 * step_w)
-        return Window(False, first, g.stride[2] * g.width, step_d, step_h, step_w, taps)
+        row = g.stride[2] * g.width
+        return Window(False, not inside, first, row, step_d, step_h, step_w, taps)
 
     return open_window
+
+
+@lru_cache
+def gathers(elements, vec):
+    """gather for inputs of this type."""
+    copy_rows = row_copies(elements, vec)
+
+    @kernel
+    def gather(data, group, l0, l1, size):
+        """scratch[m*size + tap*width + c] = channel c of what tap of position l0 + m meets, for
+        positions counted over N, D, H and W; whether some tap along W met padding."""
+        g = data.geometry[0]
+        padded = False
+        for m in range(l1 - l0):
+            w, rest = (l0 + m) % g.out[2], (l0 + m) // g.out[2]
+            h, rest = rest % g.out[1], rest // g.out[1]
+            d, n = rest % g.out[0], rest // g.out[0]
+            at, first = m * size, w * g.stride[2] - g.padding[2]
+            for kd in range(g.K[0]):
+                rd = d * g.stride[0] - g.padding[0] + kd * g.dilation[0]
+                for kh in range(g.K[1]):
+                    rh = h * g.stride[1] - g.padding[1] + kh * g.dilation[1]
+                    base = g.x_offset + n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
+                    outside = not (0 <= rd < g.L[0] and 0 <= rh < g.L[1])
+                    for k in range(g.K[2]):
+                        r = g.L[2] if outside else first + k * g.dilation[2]
+                        copy_rows(data, base, r, 1, group * g.group_channels, at)
+                        padded |= r < 0 or r >= g.L[2]
+                        at += g.width
+        for i in range((l1 - l0) * size, g.MR * size):  # rows that fill up the tile
+            data.scratch[i] = 0
+        return padded
+
+    return gather
 
 
 @lru_cache
@@ -170,9 +222,11 @@ def inputs(elements):
 
 
 @kernel
-def list_runs(table, g, w, k0, k1):
-    """The Runs of taps [k0, k1) of every valid (kd, kh), relative to `first` of the window."""
-    merged = w.step_w == g.C
+def list_runs(table, g, w):
+    """The Runs of all taps that meet the input, relative to `first` of the window."""
+    k0, k1 = w.taps.k0, w.taps.k1
+    stepped = g.width != g.C  # depthwise, where a run may have one element of each tap
+    merged = stepped or w.step_w == g.C
     last = min(k1, k0 + 1) if merged else k1
     r = 0
     for kd in range(w.taps.d0, w.taps.d1):
@@ -183,7 +237,7 @@ def list_runs(table, g, w, k0, k1):
                 table[2 * r] = start + k * w.step_w
                 table[2 * r + 1] = (tap + k) * g.C
                 r += 1
-    return Runs(table, r, (k1 - k0) * g.C if merged else g.C)
+    return Runs(table, r, (k1 - k0) * g.C if merged else g.C, w.step_w if stepped else 1)
 
 
 def strip_elements(g, positions):

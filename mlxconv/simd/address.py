@@ -46,6 +46,15 @@ def address_of(kernel, call):
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
 
 
+def entry_point(kernel, argument_types):
+    """What Python calls to run `kernel` on arguments of exactly these types, of which nothing is
+    checked: a caller that passes another type reads memory that is not its own."""
+    if not hasattr(kernel, "compile"):
+        return kernel
+    kernel.compile(argument_types)
+    return kernel.overloads[argument_types].entry_point
+
+
 def _lower(call):
     names = ["address", *(f"argument{i}" for i in range(len(call.argument_types)))]
 

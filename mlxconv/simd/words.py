@@ -143,6 +143,51 @@ def _fma(context, builder, sig, args):
     return _intrinsic(builder, name, vec.llvm, list(args))
 
 
+def zip_low(a, b):
+    """a[0], b[0], a[1], b[1], ...: the lower halves of `a` and `b`, interleaved."""
+    return np.stack([a, b], -1).ravel()[: len(a)]
+
+
+@lowers(zip_low, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _zip_low(context, builder, sig, args):
+    return _interleaved(builder, sig.return_type, args, 0)
+
+
+def zip_high(a, b):
+    """The upper halves of `a` and `b`, interleaved."""
+    return np.stack([a, b], -1).ravel()[len(a) :]
+
+
+@lowers(zip_high, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _zip_high(context, builder, sig, args):
+    return _interleaved(builder, sig.return_type, args, sig.return_type.lanes // 2)
+
+
+def _interleaved(builder, vec, args, first):
+    order = [lane for i in range(first, first + vec.lanes // 2) for lane in (i, vec.lanes + i)]
+    return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(_i32, vec.lanes), order))
+
+
+def sum_lanes(v):
+    """The sum of all lanes: halves are added until one lane is left."""
+    while len(v) > 1:
+        v = v[: len(v) // 2] + v[len(v) // 2 :]
+    return v[0]
+
+
+@lowers(sum_lanes, lambda v: types.float32 if v.dtype == np.float32 else types.float64)
+def _sum_lanes(context, builder, sig, args):
+    v, lanes = args[0], sig.args[0].lanes
+    while lanes > 1:
+        lanes //= 2
+        low, high = (
+            builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(_i32, lanes), list(order)))
+            for order in (range(lanes), range(lanes, 2 * lanes))
+        )
+        v = builder.fadd(low, high)
+    return builder.extract_element(v, _i32(0))
+
+
 def store(v, a, i):
     """Write the lanes of `v` to `a`, from a[i] on."""
     a[i : i + len(v)] = v
@@ -167,15 +212,9 @@ def store_n(v, a, i, n):
 def _store_n(context, builder, sig, args):
     vec = sig.args[0]
     p = _pointer(context, builder, sig, args, 1, vec.llvm)
-    n = context.cast(builder, args[3], sig.args[3], types.intp)
-    whole = builder.icmp_signed(">=", n, ir.Constant(n.type, vec.lanes))
-    with builder.if_else(whole, likely=True) as (all_lanes, some):
-        with all_lanes:  # masked stores are slow on some processors
-            builder.store(args[0], p).align = vec.dtype.itemsize
-        with some:
-            mask = _first_lanes(context, builder, n, types.intp, vec.lanes)
-            name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
-            _intrinsic(builder, name, ir.VoidType(), [args[0], p, _i32(vec.dtype.itemsize), mask])
+    mask = _first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
+    name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
+    _intrinsic(builder, name, ir.VoidType(), [args[0], p, _i32(vec.dtype.itemsize), mask])
     return context.get_dummy_value()
 
 

@@ -14,7 +14,19 @@ from mlxconv import processor
 from mlxconv.simd import words
 from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import VECTORS
-from mlxconv.simd.words import broadcast, fetch_add, fma, load, load_n, store, store_n, zero
+from mlxconv.simd.words import (
+    broadcast,
+    fetch_add,
+    fma,
+    load,
+    load_n,
+    store,
+    store_n,
+    sum_lanes,
+    zero,
+    zip_high,
+    zip_low,
+)
 from tests.guard import fate, freeze, guarded, needs_guard_pages
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is lowered without a JIT")
@@ -86,7 +98,35 @@ def _store_n(vec):
     return store_n_probe
 
 
+def _zip_low(vec):
+    LANES = vec.lanes
+
+    def zip_low_probe(a, i, n, y, j):
+        store(zip_low(load(vec, a, i), load(vec, a, i + LANES)), y, j)
+
+    return zip_low_probe
+
+
+def _zip_high(vec):
+    LANES = vec.lanes
+
+    def zip_high_probe(a, i, n, y, j):
+        store(zip_high(load(vec, a, i), load(vec, a, i + LANES)), y, j)
+
+    return zip_high_probe
+
+
+def _sum_lanes(vec):
+    def sum_lanes_probe(a, i, n, y, j):
+        y[j] = sum_lanes(load(vec, a, i))
+
+    return sum_lanes_probe
+
+
 PROBES = {
+    "zip_low": _zip_low,
+    "zip_high": _zip_high,
+    "sum_lanes": _sum_lanes,
     "zero": _zero,
     "load": _load,
     "load_n": _load_n,
@@ -131,7 +171,7 @@ def test_every_word_has_a_probe():
 
 
 @vectors
-@pytest.mark.parametrize("word", sorted(WORDS - {"fma"}))
+@pytest.mark.parametrize("word", sorted(WORDS - {"fma", "sum_lanes"}))
 def test_lowering_equals_meaning(compiled, word, vec):
     """All of y is compared, so that a store may not touch its neighbours either."""
     probe = compiled(word, vec)
@@ -143,6 +183,22 @@ def test_lowering_equals_meaning(compiled, word, vec):
         probe(a, i, n, got, j)
         probe.py_func(a, i, n, expected, j)
         assert np.array_equal(bits(got), bits(expected)), f"i={i} j={j} n={n}"
+
+
+@vectors
+def test_sum_lanes_adds_halves(compiled, vec):
+    """The order of additions is part of the meaning: bits of results depend on it."""
+    probe, rng = compiled("sum_lanes", vec), np.random.default_rng(1)
+    for _ in range(50):
+        a = rng.standard_normal(vec.lanes).astype(vec.dtype) * 2 ** rng.integers(0, 20, vec.lanes)
+        a = a.astype(vec.dtype)
+        got, expected = np.zeros(1, vec.dtype), np.zeros(1, vec.dtype)
+        probe(a, 0, vec.lanes, got, 0)
+        probe.py_func(a, 0, vec.lanes, expected, 0)
+        assert bits(got) == bits(expected)
+    a[vec.lanes - 1] = np.nan
+    probe(a, 0, vec.lanes, got, 0)
+    assert np.isnan(got[0])
 
 
 @vectors
@@ -255,8 +311,10 @@ def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
     """Reads flush against a page without access, then writes."""
     probe = compiled(word, vec)
     elements = {"broadcast": 1, "store": 1, "fma": 3 * vec.lanes}.get(word, vec.lanes)
+    elements *= 2 if word.startswith("zip") else 1
     reads = [n if word == "load_n" else elements for n in range(vec.lanes + 1)]
-    writes = [n if word == "store_n" else vec.lanes for n in range(vec.lanes + 1)]
+    written = 1 if word == "sum_lanes" else vec.lanes
+    writes = [n if word == "store_n" else written for n in range(vec.lanes + 1)]
     probe(np.ones(elements, vec.dtype), 0, vec.lanes, np.empty(vec.lanes, vec.dtype), 0)
 
     def act():
@@ -286,6 +344,7 @@ UNFIT = {
 PLACES = [(word, name) for word in READING for name in "ai"]
 PLACES += [(word, name) for word in WRITING for name in "yj"]
 PLACES += [(word, "n") for word in COUNTED]
+OF_REGISTERS = {"zero", "fma", "zip_low", "zip_high", "sum_lanes"}
 
 
 def refusal(word, vec, **arguments):
@@ -299,7 +358,7 @@ def refusal(word, vec, **arguments):
 
 def test_places_are_those_of_all_memory_words():
     """A word that appears in none of the tests below is one nobody has tried to misuse."""
-    assert {word for word, _ in PLACES} == WORDS - {"zero", "fma"}
+    assert {word for word, _ in PLACES} == WORDS - OF_REGISTERS
 
 
 @pytest.mark.parametrize("why", UNFIT)

@@ -1,0 +1,119 @@
+"""Few outputs: dot products of windows with filters as they lie in memory.
+
+Computes    y[n, l, o] = sum over taps k, channels c of x[n, l*stride - padding + k*dilation, c]
+            * w[o, k, c], per group, with one to three spatial axes.
+For         a few output positions, such as one step of a stream: to pack filters would take
+            longer than to use them once.
+Layout      vectors run over the sum; windows are copied one behind the other, filters are not
+
+                window  [x x x x x x x x] [x x x x ...      filter  [w w w w w w w w] [w w w w ...
+
+Registers   4 filters x 2 positions = 8 accumulators + 2 of windows; filters are operands.
+Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
+            halves are added until one is left: not the order of the other variants.
+Bound       memory: every weight is read once.
+"""
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mlxconv import processor
+from mlxconv.kernels.elements import Elements
+from mlxconv.kernels.geometry import SUSPECT, geometry_of
+from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.kernels.window import gathers
+from mlxconv.simd.static import kernel, registers, static_range
+from mlxconv.simd.vector import vec_of
+from mlxconv.simd.words import fma, load, load_n, sum_lanes, zero
+
+if TYPE_CHECKING:
+    from mlxconv.problem import Problem
+
+FILTERS, POSITIONS = 4, 2  # 8 sums in flight hide a latency of 4 cycles on two units
+MOST_POSITIONS = 8  # of one image: with more the order of summation may not depend on the batch
+WINDOWS = 1 << 14  # elements of all windows together: 64 KB stay in L2
+COST = 8  # of a FLOP, in those of a tile: weights come from L3 or from further away
+
+
+@lru_cache
+def range_kernel(elements, vec):
+    """The kernel over blocks of filters of a group, for these types of input and output."""
+    LANES, FILTERS_, POSITIONS_ = vec.lanes, FILTERS, POSITIONS
+    gather, narrow = gathers(elements, vec), elements.narrow
+
+    @kernel
+    def dots(data, at, o, last, positions, S):
+        """y[m, o + i] = windows[m] . filters[o + i], i < FILTERS, as far as there are any."""
+        g, scratch, w = data.geometry[0], data.scratch, data.w
+        suspect = 0
+        for m in range(0, positions, POSITIONS_):
+            acc = registers(FILTERS_, POSITIONS_, fill=zero(vec))
+            x = registers(POSITIONS_)
+            row = registers(FILTERS_)
+            for i in static_range(FILTERS_):
+                row[i] = min(o + i, last) * S
+            for s in range(0, S, LANES):
+                if s + LANES <= S:
+                    for j in static_range(POSITIONS_):
+                        x[j] = load(vec, scratch, min(m + j, positions - 1) * S + s)
+                    for i in static_range(FILTERS_):
+                        w_is = load(vec, w, row[i] + s)
+                        for j in static_range(POSITIONS_):
+                            acc[i, j] = fma(x[j], w_is, acc[i, j])
+                else:
+                    for j in static_range(POSITIONS_):
+                        x[j] = load_n(vec, scratch, min(m + j, positions - 1) * S + s, S - s)
+                    for i in static_range(FILTERS_):
+                        w_is = load_n(vec, w, row[i] + s, S - s)
+                        for j in static_range(POSITIONS_):
+                            acc[i, j] = fma(x[j], w_is, acc[i, j])
+            for i in static_range(FILTERS_):
+                for j in static_range(POSITIONS_):
+                    total = sum_lanes(acc[i, j])
+                    suspect += total != total
+                    to = min(m + j, positions - 1) * g.out_row + min(o + i, last)
+                    data.y[at + to] = narrow(total)
+        return suspect
+
+    @kernel
+    def dot(data, lo, hi):
+        """y[n, l, o] of all positions for blocks of filters [lo, hi), counted over groups."""
+        g = data.geometry[0]
+        S = g.K[0] * g.K[1] * g.K[2] * g.C
+        positions = g.N * g.out[0] * g.out[1] * g.out[2]
+        gathered, padded = -1, False
+        for job in range(lo, hi):
+            group, b = job // g.blocks, job % g.blocks
+            if group != gathered:
+                padded, gathered = gather(data, group, 0, positions, S), group
+            o0, last = group * g.O, (group + 1) * g.O - 1
+            for o in range(b * g.NR, min((b + 1) * g.NR, g.O), FILTERS_):
+                if dots(data, 0, o0 + o, last, positions, S) and padded:
+                    data.counters[SUSPECT] = 1
+
+    return dot
+
+
+def refuses(p: "Problem") -> str:
+    """Why this variant cannot compute `p`; empty if it can."""
+    positions = math.prod(p.output_L)
+    if positions >= MOST_POSITIONS:
+        return f"there are {positions} output positions, not less than {MOST_POSITIONS}"
+    if p.N * positions * math.prod(p.K) * (p.C // p.groups) > WINDOWS:
+        return f"all windows together have more than {WINDOWS} elements"
+    return f"the input is dilated by {p.input_dilation}" if max(p.input_dilation) > 1 else ""
+
+
+def schedule(p: "Problem") -> Schedule:
+    """One job for every few filters of a group."""
+    elements = Elements(p.input_dtype, p.dtype)
+    vec = vec_of(elements.dtype, processor.vector_bytes())
+    g, filters = geometry_of(p), p.O // p.groups
+    g["NR"] = FILTERS * max(1, min(8, filters // (8 * FILTERS * processor.cores())))
+    g["blocks"], g["MR"] = -(-filters // int(g["NR"][0])), 1
+    windows = p.N * math.prod(p.output_L) * math.prod(p.K) * p.C // p.groups
+    jobs = p.groups * int(g["blocks"][0])
+    step = Step(range_kernel(elements, vec), jobs, COST * p.flop)
+    tile = f"{POSITIONS}x{FILTERS} filters {vec.name}"
+    return Schedule(elements, g, (step,), tile=tile, scratch=windows, suspects=True)

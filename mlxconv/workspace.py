@@ -1,0 +1,73 @@
+"""The memory a call needs beside its arrays: packed filters, and strips and runs of each worker.
+
+Small calls share a few workspaces that are kept, since to allocate four arrays takes longer than
+a small convolution.  A workspace belongs to one call at a time; large ones are not kept.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mlxconv.arrays import aligned_empty
+
+COUNTERS = 3  # jobs taken of each of two steps, and a flag
+LINE = 16  # every worker's share starts at a cache line: 16 float32
+
+
+class Needs(Protocol):
+    """What a schedule says of the memory it needs, in elements; scratch and runs per worker."""
+
+    @property
+    def panels(self) -> int: ...
+    @property
+    def scratch(self) -> int: ...
+    @property
+    def runs(self) -> int: ...
+    @property
+    def elements(self) -> Any: ...
+
+
+class Workspace(NamedTuple):
+    """The arrays of Data that are no arrays of the caller's."""
+
+    panels: np.ndarray
+    scratch: np.ndarray  # in equal shares for the workers
+    runs: np.ndarray  # in equal shares for the workers
+    counters: np.ndarray
+
+
+SMALL = (1 << 15, 1 << 15, 1 << 12)  # elements of panels, scratch and runs: 288 KB in float32
+_kept: dict[str, list[Workspace]] = {"float32": [], "float64": []}
+
+
+def kept(schedule: Needs, workers: int) -> list[Workspace] | None:
+    """The idle workspaces that `workers` threads may use for `schedule`; None if it needs more."""
+    scratch, runs = workers * (schedule.scratch + LINE), workers * schedule.runs
+    if schedule.panels > SMALL[0] or scratch > SMALL[1] or runs > SMALL[2]:
+        return None
+    return _kept[schedule.elements.dtype]
+
+
+def borrow(schedule: Needs, workers: int, idle: list[Workspace] | None) -> Workspace:
+    """A workspace for `workers` threads, one of the `idle` ones if there are; its content is
+    undefined.  Appended to `idle` it serves the next call."""
+    if idle is None:
+        return _new(
+            schedule.panels,
+            workers * (schedule.scratch + LINE),
+            workers * schedule.runs,
+            schedule.elements.dtype,
+        )
+    try:
+        return idle.pop()  # one step, hence safe between threads
+    except IndexError:
+        return _new(*SMALL, schedule.elements.dtype)
+
+
+def _new(panels: int, scratch: int, runs: int, dtype: str) -> Workspace:
+    return Workspace(
+        aligned_empty(panels, dtype),
+        aligned_empty(scratch, dtype),
+        np.empty(runs, np.int64),
+        np.empty(COUNTERS, np.int64),
+    )
