@@ -1,0 +1,77 @@
+"""The roofline of a contest: what each convolution reaches under the roofs of the machine.
+
+After Williams, Waterman and Patterson, Roofline, CACM 52, 2009.  Needs matplotlib.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlxconv.bench.contest import Result
+from mlxconv.bench.engines import OURS, PEERS
+from mlxconv.roofline import Machine
+
+INK, GREY = "#22303c", "#8a97a3"
+COLOURS = dict(zip(PEERS, ("#dd6b20", "#2b6cb0", "#805ad5", "#2f855a", "#b83280"), strict=True))
+
+
+def roofline(results: Sequence[Result], machine: Machine, threads: int) -> Any:
+    """The figure: arithmetic intensity against GFLOP/s, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    panel = figure.subplots()
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    shown = [r for r in results if not math.isnan(r.ours)]
+    _draw_roofs(panel, shown, machine, threads)
+    for engine in PEERS:
+        points = [(r.intensity, r.gflops(engine)) for r in shown if engine in r.engines]
+        if points:
+            panel.plot(*zip(*points, strict=True), ".", ms=4, color=COLOURS[engine], label=engine)
+    panel.plot(
+        [r.intensity for r in shown], [r.gflops() for r in shown], "o", color=INK, label=OURS
+    )
+    _label(panel, shown)
+    panel.set_xlabel("FLOP per byte of input, weight and output")
+    panel.set_ylabel("GFLOP/s")
+    panel.legend(frameon=False, loc="lower right", fontsize=8)
+    panel.set_title(f"{machine.processor}, {threads} threads", loc="left", fontsize=11, color=INK)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+    return figure
+
+
+def _draw_roofs(panel: Any, results: Sequence[Result], machine: Machine, threads: int) -> None:
+    """The FMA peak of the run, and under it one slope per bandwidth."""
+    dtype = results[0].dtype if results else "float32"
+    peak = max([r.peak_gflops for r in results] or [machine.peak_gflops(dtype, threads)])
+    intensities = [r.intensity for r in results] or [1.0]
+    x = np.geomspace(min(intensities) / 3, max(intensities) * 3, 200)
+    slopes = {
+        "memory": machine.memory_copy_gbs,
+        "L3": machine.L3_copy_gbs,
+        "L2": machine.L2_copy_gbs,
+    }
+    for style, (name, rates) in zip(("-", "--", ":"), slopes.items(), strict=True):
+        gbs = rates.on(threads, machine.threads)
+        panel.plot(x, np.minimum(peak, gbs * x), style, color=GREY, lw=1.2, zorder=1)
+        at = {"xy": (x[0], gbs * x[0]), "fontsize": 7.5, "color": GREY}
+        panel.annotate(f"{name} {gbs:.0f} GB/s", rotation=35, va="bottom", **at)
+    at = {"xy": (x[-1], peak), "fontsize": 7.5, "color": GREY}
+    panel.annotate(f"FMA peak {peak:.0f} GFLOP/s", ha="right", va="bottom", **at)
+
+
+def _label(panel: Any, results: Sequence[Result]) -> None:
+    """The name beside each point, above and below in turns, so that neighbours do not meet."""
+    for i, r in enumerate(sorted(results, key=lambda r: r.intensity)):
+        panel.annotate(
+            r.name,
+            (r.intensity, r.gflops()),
+            xytext=(3, 5 if i % 2 else -9),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=INK,
+        )
