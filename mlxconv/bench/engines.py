@@ -50,9 +50,10 @@ def ours(task: Task) -> Contenders:
     """mlxconv.conv1d, a plain call on NumPy arrays."""
     import mlxconv
 
-    stream, named = mlxconv.Stream(task.threads), task.shape.parameters
-    call = lambda: mlxconv.conv1d(task.x, task.w, **named, stream=stream)  # noqa: E731
-    return {"nlc": Contender(call, np.asarray)}
+    stream, s = mlxconv.Stream(task.threads), task.shape
+    where = (s.stride, s.padding, s.dilation, s.groups)
+    conv = mlxconv.conv1d
+    return {"nlc": Contender(lambda: conv(task.x, task.w, *where, stream=stream), np.asarray)}
 
 
 def torch(task: Task) -> Contenders:

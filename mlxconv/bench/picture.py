@@ -32,7 +32,7 @@ def roofline(results: Sequence[Result], machine: Machine, threads: int) -> Any:
         if points:
             panel.plot(*zip(*points, strict=True), ".", ms=4, color=COLOURS[engine], label=engine)
     panel.plot(
-        [r.intensity for r in shown], [r.gflops() for r in shown], "o", color=INK, label=OURS
+        [r.intensity for r in shown], [r.gflops() for r in shown], "o", ms=5, color=INK, label=OURS
     )
     _label(panel, shown)
     panel.set_xlabel("FLOP per byte of input, weight and output")
@@ -59,7 +59,8 @@ def _draw_roofs(panel: Any, results: Sequence[Result], machine: Machine, threads
         gbs = rates.on(threads, machine.threads)
         panel.plot(x, np.minimum(peak, gbs * x), style, color=GREY, lw=1.2, zorder=1)
         at = {"xy": (x[0], gbs * x[0]), "fontsize": 7.5, "color": GREY}
-        panel.annotate(f"{name} {gbs:.0f} GB/s", rotation=35, va="bottom", **at)
+        along = {"rotation": math.degrees(math.atan(gbs)), "transform_rotates_text": True}
+        panel.annotate(f"{name} {gbs:.0f} GB/s", rotation_mode="anchor", va="bottom", **along, **at)
     at = {"xy": (x[-1], peak), "fontsize": 7.5, "color": GREY}
     panel.annotate(f"FMA peak {peak:.0f} GFLOP/s", ha="right", va="bottom", **at)
 

@@ -55,7 +55,7 @@ def table(results: Sequence[Result], peers: Sequence[str]) -> Table:
     made.text_columns = (0, len(made.columns) - 1)
     for result in results:
         times = [us(result, peer) for peer in peers]
-        found = (number(result.gflops()), f"{result.percent_of_peak:.0f}")
+        found = (number(result.gflops()), percent(result))
         style = "" if math.isnan(result.ratio) else "green" if result.ratio >= 1 else "red"
         peer = best_peer(result)
         made.add(result.name, us(result, OURS), *found, *times, ratio(result), peer, style=style)
@@ -66,6 +66,11 @@ def us(result: Result, engine: str) -> str:
     """Its best, "-" if it has none."""
     found = result.engines.get(engine)
     return number(found[1] * 1e6) if found else "-"
+
+
+def percent(result: Result) -> str:
+    """Of the FMA peak; one digit behind the point where it is small."""
+    return f"{result.percent_of_peak:.{0 if result.percent_of_peak >= 10 else 1}f}"
 
 
 def ratio(result: Result) -> str:
@@ -98,7 +103,8 @@ def summary(results: Sequence[Result]) -> list[str]:
         worst = max(restless, key=lambda r: r.unrest)
         lines.append(
             f"other programs ran: on {len(restless)} shapes our median round took over"
-            f" {100 * RESTLESS:.0f} % more than the best, {100 * worst.unrest:.0f} % on {worst.name}"
+            f" {100 * RESTLESS:.0f} % more than the best, {100 * worst.unrest:.0f} % more on"
+            f" {worst.name}"
         )
     return lines
 
@@ -111,11 +117,11 @@ def markdown(results: Sequence[Result], setting: Setting) -> str:
     )
     for r in results:
         theirs = us(r, r.best_peer) if r.best_peer else "-"
-        own = (us(r, OURS), number(r.gflops()), f"{r.percent_of_peak:.0f}")
+        own = (us(r, OURS), number(r.gflops()), percent(r))
         made.add(r.name, _sizes(r), *own, best_peer(r), theirs, ratio(r))
     mean = geometric_mean([r.ratio for r in results])
     won = sum(r.ratio >= 1 for r in results)
-    verdict = f"Geometric mean of the ratios {mean:.2f}, faster on {won} of {len(results)}.\n\n"
+    verdict = f"Geometric mean of the ratios {mean:.2f}, faster on {won} of {len(results)}.\n"
     return (
         f"{setting}.\nBest of interleaved rounds, each library in a process of its own and in its "
         "best layout; ratio: its time / ours.\n"
