@@ -156,6 +156,14 @@ def problems(seed: int, count: int, families: Sequence[str] = ()) -> dict[str, S
     return {f"{name}_{i}": next(drawn[name]) for name, i in names}
 
 
+def chosen_families(text: str) -> tuple[str, ...]:
+    """The families that "dense,fir" names; all if the text is empty."""
+    names = tuple(filter(None, text.split(",")))
+    if unknown := [name for name in names if name not in FAMILIES]:
+        raise SystemExit(f"no family is called {', '.join(unknown)}; see --help")
+    return names
+
+
 def family_of(name: str) -> str:
     """The family of the problem called `name`."""
     return name.rpartition("_")[0]

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 import mlxconv
-from benchmarks.families import FAMILIES, problems
+from benchmarks.families import FAMILIES, chosen_families, problems
 from mlxconv.bench.shapes import Shape
 from mlxconv.cli import progress
 from mlxconv.cli.parser import positive, positive_number
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    chosen = problems(options.seed, options.count, tuple(filter(None, options.families.split(","))))
+    chosen = problems(options.seed, options.count, chosen_families(options.families))
     races = {}
     with progress.bar("racing", len(chosen), False, counts=True) as advance:
         for name, shape in chosen.items():

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.families import FAMILIES, family_of, problems
+from benchmarks.families import FAMILIES, chosen_families, family_of, problems
 from mlxconv.bench import report
 from mlxconv.bench.contest import Contest, Result, geometric_mean
 from mlxconv.cli import bench
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         setting = bench.setting_of(options.against, options.threads, options.dtype)
     except CommandError as error:
         raise SystemExit(str(error)) from error
-    chosen = problems(options.seed, options.count, tuple(filter(None, options.families.split(","))))
+    chosen = problems(options.seed, options.count, chosen_families(options.families))
     results: list[Result] = []
     with Contest(setting.peers, setting.threads, setting.dtype) as contest:
         try:

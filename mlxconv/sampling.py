@@ -1,6 +1,7 @@
 """The error of a result, against sums in extended precision: of all outputs, or of a sample."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +15,21 @@ def largest_error(p: Problem, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> fl
     """max |y - exact| / (u sum |x||w|) over the sampled outputs, u the unit roundoff of y's type.
 
     Below 1 every output is as good as one rounding of the exact sum may be."""
-    worst, rng = 0.0, np.random.default_rng(0)
-    corners = (tuple(0 for _ in y.shape), tuple(n - 1 for n in y.shape))
-    picks = range(y.size) if y.size <= SAMPLES else rng.integers(0, y.size, SAMPLES)
-    at = (*corners, *zip(*np.unravel_index(np.asarray(picks), y.shape), strict=True))
-    for index in at if y.size else ():
+    worst, u = 0.0, unit_roundoff(p.dtype)
+    for index in _sample(y.shape):
         exact, magnitude = exact_output(p, x, w, index)
-        error = abs(_wide(y[index]) - exact)
-        worst = max(worst, _ratio(float(error), unit_roundoff(p.dtype) * float(magnitude)))
+        worst = max(worst, _ratio(_wide(y[index]), exact, u * float(magnitude)))
     return worst
+
+
+def _sample(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """All indices if they are few, else the first, the last and random ones."""
+    size = math.prod(shape)
+    if size > SAMPLES:
+        picks = [0, size - 1, *np.random.default_rng(0).integers(0, size, SAMPLES)]
+    else:
+        picks = list(range(size))
+    return [tuple(map(int, np.unravel_index(pick, shape))) for pick in picks]
 
 
 def exact_output(
@@ -59,8 +66,9 @@ def _wide(a: np.ndarray) -> np.ndarray:
     return wide.astype(np.clongdouble if wide.dtype.kind == "c" else np.longdouble)
 
 
-def _ratio(error: float, bound: float) -> float:
-    """error / bound; nothing on nothing is no error."""
-    if bound == 0:
-        return 0.0 if error == 0 else math.inf
-    return error / bound
+def _ratio(value: Any, exact: Any, bound: float) -> float:
+    """|value - exact| / bound; equal values have no error, infinities and NaN included."""
+    if value == exact or (np.isnan(value) and np.isnan(exact)):
+        return 0.0
+    error = float(abs(value - exact))
+    return math.inf if bound == 0 or not math.isfinite(error) else error / bound

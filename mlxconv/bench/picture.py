@@ -34,13 +34,13 @@ def roofline(results: Sequence[Result], machine: Machine, threads: int) -> Any:
     panel.plot(
         [r.intensity for r in shown], [r.gflops() for r in shown], "o", ms=5, color=INK, label=OURS
     )
-    _label(panel, shown)
     panel.set_xlabel("FLOP per byte of input, weight and output")
     panel.set_ylabel("GFLOP/s")
     panel.legend(frameon=False, loc="lower right", fontsize=8)
     panel.set_title(f"{machine.processor}, {threads} threads", loc="left", fontsize=11, color=INK)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
+    _label(panel, shown)
     return figure
 
 
@@ -49,7 +49,7 @@ def _draw_roofs(panel: Any, results: Sequence[Result], machine: Machine, threads
     dtype = results[0].dtype if results else "float32"
     peak = max([r.peak_gflops for r in results] or [machine.peak_gflops(dtype, threads)])
     intensities = [r.intensity for r in results] or [1.0]
-    x = np.geomspace(min(intensities) / 3, max(intensities) * 3, 200)
+    x = np.geomspace(min(intensities) / 2, max(intensities) * 2, 200)
     slopes = {
         "memory": machine.memory_copy_gbs,
         "L3": machine.L3_copy_gbs,
@@ -66,13 +66,33 @@ def _draw_roofs(panel: Any, results: Sequence[Result], machine: Machine, threads
 
 
 def _label(panel: Any, results: Sequence[Result]) -> None:
-    """The name beside each point, above and below in turns, so that neighbours do not meet."""
-    for i, r in enumerate(sorted(results, key=lambda r: r.intensity)):
-        panel.annotate(
-            r.name,
-            (r.intensity, r.gflops()),
-            xytext=(3, 5 if i % 2 else -9),
-            textcoords="offset points",
-            fontsize=6.5,
-            color=INK,
-        )
+    """The name of each shape beside its point, in the first place that is still free."""
+    figure = panel.figure
+    figure.draw_without_rendering()  # settles where points are
+    at = [panel.transData.transform((r.intensity, r.gflops())) * 72 / figure.dpi for r in results]
+    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in at]
+    for r, (x, y) in zip(results, at, strict=True):
+        free = (d for d in PLACES if not _meets(_box(r.name, x, y, *d), taken))
+        dx, dy = next(free, PLACES[0])
+        taken.append(_box(r.name, x, y, dx, dy))
+        how = {"textcoords": "offset points", "fontsize": LABEL_POINTS, "color": INK}
+        side = "left" if dx > 0 else "right"
+        panel.annotate(r.name, (r.intensity, r.gflops()), (dx, dy), ha=side, **how)
+
+
+LABEL_POINTS = 6.5
+PLACES = [(dx, dy) for dy in (3, -9, 10, -16, 17, -23, 24) for dx in (4, -4)]  # points away
+
+Box = tuple[float, float, float, float]
+
+
+def _box(name: str, x: float, y: float, dx: float, dy: float) -> Box:
+    """About the points that a label takes there."""
+    width, left = 0.6 * LABEL_POINTS * len(name), x + dx
+    if dx < 0:
+        left -= width
+    return left, y + dy - 1, left + width, y + dy + LABEL_POINTS
+
+
+def _meets(box: Box, taken: Sequence[Box]) -> bool:
+    return any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
