@@ -88,7 +88,7 @@ Box = tuple[float, float, float, float]
 
 def _box(name: str, x: float, y: float, dx: float, dy: float) -> Box:
     """About the points that a label takes there."""
-    width, left = 0.6 * LABEL_POINTS * len(name), x + dx
+    width, left = 0.65 * LABEL_POINTS * len(name), x + dx
     if dx < 0:
         left -= width
     return left, y + dy - 1, left + width, y + dy + LABEL_POINTS

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxconv import __version__, processor
+import mlxconv
+from mlxconv import processor
 from mlxconv.bench import engines
 from mlxconv.bench.contest import Result, geometric_mean
 from mlxconv.bench.engines import OURS
@@ -35,7 +36,11 @@ class Setting:
             "system": f"{platform.system()} {platform.machine()}",
             "threads": self.threads,
             "dtype": self.dtype,
-            "versions": {OURS: __version__, "python": platform.python_version(), **versions},
+            "versions": {
+                OURS: mlxconv.__version__,
+                "python": platform.python_version(),
+                **versions,
+            },
             "not installed": list(self.missing),
         }
 

@@ -60,7 +60,7 @@ def chosen_shapes(file: str | None, only: str | None) -> dict[str, Shape]:
     """The shapes of the file, or of the package, of which only those named if any are."""
     try:
         table = shapes.named() if file is None else shapes.read(Path(file))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise BadInput(str(error)) from error
     names = only.split(",") if only else list(table)
     if unknown := [name for name in names if name not in table]:
