@@ -49,7 +49,7 @@ def value(sweep: str, shape: Shape) -> int:
     """What changes along a sweep, as people count it."""
     if sweep == "multiplier":
         return shape.C_out // shape.C_in
-    if sweep == "groups":  # fewer groups are more work
+    if sweep == "groups":  # by channels per group, since fewer groups are more work
         return shape.C_in // shape.groups
     return shape.L - 2 if sweep == "L" else int(getattr(shape, sweep))
 

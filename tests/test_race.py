@@ -159,9 +159,15 @@ def clock(monkeypatch):
     return call
 
 
-def test_a_burst_is_the_mean_of_warm_calls(clock):
-    assert timing.burst(clock("a", 0.004, 0.001), 0.01) == pytest.approx(0.001)
-    assert clock.log.count("a") == 1 + 2  # as many as the first says
+def test_a_burst_is_the_best_of_its_chunks(clock):
+    spans = [0.004, 0.001, 0.03, 0.002, 0.003]
+    assert timing.burst(clock("a", *spans), 0.01) == pytest.approx(0.001)
+    assert clock.log.count("a") == 4  # as many as must be, the time being over
+
+
+def test_short_calls_are_timed_in_chunks(clock):
+    assert timing.burst(clock("a", 1e-3, 1e-3, 1e-5), 0.01) == pytest.approx(1e-5)
+    assert 600 < clock.log.count("a") < 1010  # most of them ten at a time
 
 
 def test_a_long_call_is_its_own_burst(clock):

@@ -102,7 +102,7 @@ def summary(results: Sequence[Result]) -> list[str]:
             if chosen:
                 named = ", ".join(f"{r.name} {ratio(r)}" for r in chosen)
                 lines.append(f"{word} than the best peer on {len(chosen)}: {named}")
-    lines += [f"{r.name}: {who}: {why}" for r in results for who, why in r.faults.items()]
+    lines += _faults(results)
     restless = [r for r in results if r.unrest > RESTLESS]
     if restless:
         worst = max(restless, key=lambda r: r.unrest)
@@ -112,6 +112,15 @@ def summary(results: Sequence[Result]) -> list[str]:
             f" {worst.name}"
         )
     return lines
+
+
+def _faults(results: Sequence[Result]) -> list[str]:
+    """What went wrong, each thing once, and where."""
+    where: dict[str, list[str]] = {}
+    for r in results:
+        for who, why in r.faults.items():
+            where.setdefault(f"{who}: {why}", []).append(r.name)
+    return [f"not measured, on {', '.join(names)}: {what}" for what, names in where.items()]
 
 
 def markdown(results: Sequence[Result], setting: Setting) -> str:
