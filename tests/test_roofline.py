@@ -229,3 +229,21 @@ def test_explain_measures_when_asked(known, monkeypatch, arrays):
     assert found.measured_us > 0
     assert found.percent_of_bound == pytest.approx(100 * found.bound.us / found.measured_us)
     assert "measured" in str(found) and "% of the bound" in str(found)
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+def test_info_shows_figures_that_are_known(counted, unknown, monkeypatch, capsys):
+    from mlxconv.cli import main
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert main(["info"]) == 0
+    assert "GFLOP/s" not in capsys.readouterr().out and not counted
+    mlxconv.machine()
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert "float32 300, float64 150 GFLOP/s" in text and "memory 20 GB/s" in text
+    assert main(["info", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["machine"]
+    assert shown["float32_gflops"] == [100.0, 300.0] and len(counted) == 1
