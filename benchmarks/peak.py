@@ -8,46 +8,26 @@ a shared machine moves, so only percentages of the same run mean anything.
 """
 
 import argparse
-import time
-
-import numpy as np
 
 import mlxconv
 from benchmarks.shapes import CONV1D
-from mlxconv import threads
-from mlxconv.kernels.peak import peak_schedule
-
-
-def peak_call(dtype, workers):
-    """A call that runs at the FMA peak, and its FLOP."""
-    schedule = peak_schedule(dtype, 64 * workers)  # 2 ms, so that the launch does not count
-    nothing, factors = np.empty(0, dtype), np.array([0.999, 0.001], dtype)
-    x = nothing.view()
-    x.flags.writeable = factors.flags.writeable = False
-    geometry = schedule.compile()
-    return (lambda: threads.run(schedule, geometry, (x, factors, nothing), workers)), schedule.flop
+from mlxconv import roofline, threads, timing
 
 
 def conv_call(name, dtype, workers):
     """A call of the convolution `name`, and its FLOP."""
-    shape, rng = CONV1D[name], np.random.default_rng(0)
-    x, w = (rng.standard_normal(s).astype(dtype) for s in shape.arrays)
-    stream = mlxconv.Stream(threads=workers)
-    flop = mlxconv.explain(x, w, **shape.parameters).problem.flop
+    shape, stream = CONV1D[name], mlxconv.Stream(threads=workers)
+    x, w = shape.data(dtype)
+    flop = shape.problem(dtype).flop
     return (lambda: mlxconv.conv1d(x, w, **shape.parameters, stream=stream)), flop
 
 
 def measure(calls, rounds):
     """The best GFLOP/s of each of the named (call, FLOP) pairs, in interleaved rounds."""
-    best = dict.fromkeys(calls, 0.0)
     for call, _ in calls.values():
-        call()
-    for _ in range(rounds):
-        for name, (call, flop) in calls.items():
-            start = time.perf_counter()
-            call()
-            best[name] = max(best[name], flop / (time.perf_counter() - start) / 1e9)
-    return best
+        call()  # compiles
+    found = timing.in_turns({name: call for name, (call, _) in calls.items()}, rounds=rounds)
+    return {name: calls[name][1] / min(seconds) / 1e9 for name, seconds in found.items()}
 
 
 def main():
@@ -57,7 +37,7 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    calls = {"FMA peak": peak_call(options.dtype, options.threads)}
+    calls = {"FMA peak": roofline.fma_call(options.dtype, options.threads)}
     for name in options.names:
         calls[name] = conv_call(name, options.dtype, options.threads)
     best = measure(calls, options.rounds)

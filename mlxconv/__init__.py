@@ -8,6 +8,8 @@ from mlxconv.stream import Device, Stream, cpu, stream
 if TYPE_CHECKING:
     from mlxconv.dispatch import variants
     from mlxconv.explanation import explain
+    from mlxconv.racing import race
+    from mlxconv.roofline import machine
 
 __version__ = "0.1.0"
 
@@ -18,11 +20,18 @@ __all__ = [
     "conv_general",
     "cpu",
     "explain",
+    "machine",
+    "race",
     "stream",
     "variants",
 ]
 
-_LATER = {"explain": "mlxconv.explanation", "variants": "mlxconv.dispatch"}
+_LATER = {
+    "explain": "mlxconv.explanation",
+    "machine": "mlxconv.roofline",
+    "race": "mlxconv.racing",
+    "variants": "mlxconv.dispatch",
+}
 
 
 def __getattr__(name: str) -> object:

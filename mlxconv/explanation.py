@@ -1,17 +1,19 @@
-"""Why a problem is computed the way it is: the row of the table, its tile, runs and split."""
+"""Why a problem is computed the way it is: the row of the table, its tile, runs, split, bound."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from mlxconv.arrays import as_array, dtype_named
+from mlxconv import roofline, timing
 from mlxconv.dispatch import plan
 from mlxconv.plan import Plan
-from mlxconv.problem import Ints, Parameters, Problem, problem_of
+from mlxconv.problem import Ints, Problem
+from mlxconv.query import Query, query
 from mlxconv.stream import resolve
+from mlxconv.tables import number
 from mlxconv.threads import default_threads, layer
+
+MEASURE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,26 @@ class Explanation:
     """Whose threads: numba's "omp" or "tbb", our "pool", or "serial"."""
     refused: tuple[tuple[str, str], ...]
     """The rows tried before, and why each was refused."""
+    flop: int
+    """Real operations, two per multiply-add; a complex one is four of them."""
+    bytes_moved: int
+    """Input, weight and output, once each."""
+    bound: roofline.Bound | None
+    """The least time this machine can take; None as long as `machine()` has not been measured."""
+    measured_us: float | None
+    """The best of what `measure=True` measured."""
+
+    @property
+    def intensity(self) -> float:
+        """FLOP per byte."""
+        return self.flop / max(1, self.bytes_moved)
+
+    @property
+    def percent_of_bound(self) -> float | None:
+        """100 is as fast as this machine can be."""
+        if self.bound is None or not self.measured_us:
+            return None
+        return 100 * self.bound.us / self.measured_us
 
     def __str__(self) -> str:
         p = self.problem
@@ -47,9 +69,31 @@ class Explanation:
             f"  window    {count} run{'s' * (count != 1)} of {length} elements",
             f"  work      {self.jobs} jobs ({self.split}) on up to {self.threads} threads"
             f" ({self.layer})",
+            *self._roofline(),
         ]
         lines += [f"  refused   {name}: {reason}" for name, reason in self.refused]
         return "\n".join(lines)
+
+    def _roofline(self) -> list[str]:
+        """What the machine could do, and what it did."""
+        lines = [
+            f"  moves     {self.bytes_moved / 1e6:.3g} MB once each,"
+            f" {self.intensity:.3g} FLOP per byte"
+        ]
+        if self.bound is not None:
+            what = (
+                "arithmetic"
+                if self.bound.binds == "arithmetic"
+                else f"moving it in {self.bound.binds}"
+            )
+            lines.append(f"  bound     {number(self.bound.us)} us, by {what}")
+        if self.measured_us:
+            lines.append(
+                f"  measured  {number(self.measured_us)} us,"
+                f" {number(self.flop / self.measured_us / 1e3)} GFLOP/s,"
+                f" {self.percent_of_bound or 0:.0f} % of the bound"
+            )
+        return lines
 
 
 def explain(
@@ -66,8 +110,12 @@ def explain(
     dtype: Any = None,
     stream: Any = None,
     variant: str | None = None,
+    measure: bool = False,
 ) -> Explanation:
     """Say which kernel a convolution takes, and why; nothing is compiled or computed.
+
+    The bound, the least time this machine can take, is shown once `machine()` has been measured,
+    in this process or an earlier one.
 
     Parameters
     ----------
@@ -80,6 +128,9 @@ def explain(
         As in `conv_general`.
     dtype : dtype_like or (dtype_like, dtype_like), optional
         The type of shapes, float32 if not given; a pair is the input's and the weight's.
+    measure : bool
+        Run the convolution too, for about half a second, on random numbers where only shapes are
+        given, and say how close it comes to the bound.  Measures `machine()` if that is not known.
 
     Returns
     -------
@@ -95,19 +146,19 @@ def explain(
     --------
     >>> print(mlxconv.explain((1, 3000, 512), (512, 3, 512), stride=2, padding=1))  # doctest: +SKIP
     """
-    pair = isinstance(dtype, tuple) and len(dtype) == 2
-    x_dtype, w_dtype = dtype if pair else (dtype, dtype)
-    x_shape, x_type = _shape_and_type("input", input, x_dtype)
-    w_shape, w_type = _shape_and_type("weight", weight, w_dtype)
-    simple = len(x_shape) == 3 and input_dilation == 1 and not flip
-    function = "conv1d" if simple and not _per_end_pairs(padding) else "conv_general"
-    q = Parameters(function, stride, padding, dilation, input_dilation, groups, flip)
-    p = plan(problem_of(q, x_shape, x_type, w_shape, w_type), variant)
-    return _explanation(p, resolve(stream).threads or default_threads())
+    asked = query(input, weight, stride, padding, dilation, groups, input_dilation, flip, dtype)
+    p, threads = plan(asked.problem, variant), resolve(stream).threads or default_threads()
+    known = roofline.machine() if measure else roofline.measured()
+    call = asked.with_data().call(stream, variant) if measure else None
+    seconds = min(timing.in_turns({"": call}, MEASURE_SECONDS)[""]) if call else None
+    return _explanation(p, asked, threads, known, seconds)
 
 
-def _explanation(p: Plan, threads: int) -> Explanation:
+def _explanation(
+    p: Plan, asked: Query, threads: int, known: roofline.Machine | None, seconds: float | None
+) -> Explanation:
     jobs = p.schedule.steps[-1].jobs
+    flop, moved = p.real.flop, asked.bytes_moved
     return Explanation(
         problem=p.problem,
         variant=p.variant,
@@ -118,6 +169,10 @@ def _explanation(p: Plan, threads: int) -> Explanation:
         threads=min(threads, max(1, jobs)),
         layer=layer(),
         refused=p.refused,
+        flop=flop,
+        bytes_moved=moved,
+        bound=known.bound(flop, moved, p.problem.dtype, threads) if known else None,
+        measured_us=seconds * 1e6 if seconds is not None else None,
     )
 
 
@@ -142,19 +197,6 @@ def _runs(real: Problem) -> tuple[int, int]:
     if real.kernel_dilation[-1] == 1 and real.groups == 1:
         return math.prod(real.K[:-1]), real.K[-1] * C
     return math.prod(real.K), C
-
-
-def _per_end_pairs(padding: Any) -> bool:
-    """Whether `padding` is conv_general's pair of sequences."""
-    return isinstance(padding, tuple | list) and any(isinstance(p, tuple | list) for p in padding)
-
-
-def _shape_and_type(name: str, value: Any, dtype: Any) -> tuple[Ints, np.dtype[Any]]:
-    if isinstance(value, tuple) and all(type(n) is int for n in value):
-        wanted = dtype if dtype is not None else np.float32
-        return value, dtype_named(wanted) if isinstance(wanted, str) else np.dtype(wanted)
-    a = as_array(name, value)
-    return a.shape, a.dtype if dtype is None else np.dtype(dtype)
 
 
 def _shape(values: Ints) -> str:

@@ -1,7 +1,8 @@
-"""The command line: `mlxconv demo`, `mlxconv conv1d`, `mlxconv warmup`, `mlxconv info`.
+"""The command line: `mlxconv demo`, `conv1d`, `warmup`, `bench`, `info`.
 
-    parser -> demo | conv1d | warmup | info
+    parser -> demo | conv1d | warmup | bench | info
               conv1d -> sources (npy, wav) -> blocks -> output
+              bench  -> mlxconv.bench
 
 Only the standard library is imported here; a command imports what it needs when it runs.
 
@@ -24,7 +25,8 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, that of the process if none is given; returns the exit code."""
     options = parser().parse_args(arguments)
-    wait_passively()
+    if getattr(options, "waits_passively", True):
+        wait_passively()
     try:
         options.run(options)
         sys.stdout.flush()
@@ -47,7 +49,8 @@ def wait_passively() -> None:
 
     They spin by default, and so do those of NumPy's matrix product: two spinning pools that take
     turns cost a 25 us kernel 7.6 ms.  It counts only if set before Numba is loaded, and it is the
-    business of a program, not of a library: `import mlxconv` sets nothing.
+    business of a program, not of a library: `import mlxconv` sets nothing.  `bench` leaves it to
+    each library: it measures what they do by themselves.
     """
     os.environ.setdefault(WAIT_POLICY, "passive")
 

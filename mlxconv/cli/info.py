@@ -1,9 +1,10 @@
-"""`mlxconv info`: versions, processor, threads, and the cache of compiled kernels."""
+"""`mlxconv info`: versions, processor, threads, the cache of compiled kernels, known figures."""
 
 import argparse
 import json
 import os
 import platform
+from dataclasses import asdict
 from typing import Any
 
 from mlxconv import __version__
@@ -41,7 +42,16 @@ def gathered() -> dict[str, Any]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
         "variants": list(variants()),
         "kernel_cache": kernel_cache(),
+        "machine": machine(),
     }
+
+
+def machine() -> dict[str, Any] | None:
+    """The figures of `mlxconv.machine()` if they are known; nothing is measured here."""
+    from mlxconv import roofline
+
+    known = roofline.measured()
+    return None if known is None else asdict(known)
 
 
 def kernel_cache() -> dict[str, Any]:
@@ -79,7 +89,17 @@ def as_text(facts: dict[str, Any]) -> str:
         "variants": ", ".join(f["variants"]),
         "kernels": f"{place}: {stored['kernels']} kernels, {_size(stored['bytes'])}",
     }
+    lines |= _peaks(f["machine"])
     return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+
+
+def _peaks(known: dict[str, Any] | None) -> dict[str, str]:
+    """What the machine can do at most on all threads, if it was measured."""
+    if known is None:
+        return {}
+    gflops = (f"{name} {known[f'{name}_gflops'][1]:.0f}" for name in ("float32", "float64"))
+    gbs = (f"{name} {known[f'{name}_copy_gbs'][1]:.0f}" for name in ("L2", "L3", "memory"))
+    return {"peak": f"{', '.join(gflops)} GFLOP/s", "copies": f"{', '.join(gbs)} GB/s"}
 
 
 def _size(n: int) -> str:

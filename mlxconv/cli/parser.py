@@ -14,6 +14,7 @@ The convolutions of MLX for NumPy arrays, on any CPU.
   mlxconv demo                             filter a real recorded signal, and check the result
   mlxconv conv1d x.npy w.npy -o y.npy      convolve a file, also one larger than memory
   mlxconv warmup                           compile ahead, so that no first call waits
+  mlxconv bench                            measure it beside other libraries
   mlxconv info                             what this machine and this installation are"""
 
 ENVIRONMENT = """\
@@ -51,6 +52,20 @@ examples:
   mlxconv demo --plot co2.png              (needs matplotlib: pip install "mlxconv[cli]")"""
 
 
+BENCH = """\
+Measure convolutions of real models beside the other libraries that are installed, each in a process
+of its own, in turns, in its best layout.  Outputs are compared before anything is timed."""
+
+BENCH_EXAMPLES = """\
+examples:
+  mlxconv bench
+  mlxconv bench --only whisper_conv1,mamba_dw4 --against torch,onnxruntime --threads 1
+  mlxconv bench --plot roofline.png --json figures.json
+  mlxconv bench --against none             (percent of the machine's peak only)
+  mlxconv bench --shapes mine.json         ({"name": [N, L, C_in, C_out, K, stride, padding,
+                                             dilation, groups]}, the last four optional)"""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -71,6 +86,7 @@ def parser() -> Parser:
     _add_demo(commands)
     _add_conv1d(commands)
     _add_warmup(commands)
+    _add_bench(commands)
     _add_info(commands)
     return top
 
@@ -107,7 +123,7 @@ def _add_conv1d(commands: Any) -> None:
     how.add_argument("--variant", metavar="NAME", help="the kernel (see mlxconv info)")
     how.add_argument(
         "--block-mb",
-        type=megabytes,
+        type=positive_number,
         default=64.0,
         metavar="MB",
         help="input and output held in memory at a time (default 64); one window at the least",
@@ -122,6 +138,26 @@ def _add_warmup(commands: Any) -> None:
     types.add_argument("--all", action="store_true", help="every type, not only float32")
     types.add_argument("--dtype", action="append", choices=DTYPES, help="this type; repeatable")
     warmup.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_bench(commands: Any) -> None:
+    bench = _command(commands, "bench", "measure beside other libraries", BENCH, BENCH_EXAMPLES)
+    bench.set_defaults(waits_passively=False)
+    what = bench.add_argument_group("what is measured")
+    what.add_argument("--shapes", metavar="FILE", help=".json file of shapes")
+    what.add_argument("--only", metavar="A,B", help="these shapes")
+    what.add_argument("--against", metavar="A,B", help="these libraries; none: ours alone")
+    what.add_argument("--dtype", choices=("float16", "float32", "float64"), default="float32")
+    _add_threads(what)
+    what.add_argument(
+        "--seconds", type=positive_number, default=2.0, metavar="S", help="per shape (default 2)"
+    )
+    how = bench.add_argument_group("what is written")
+    how.add_argument("--json", metavar="FILE", help="every round, for programs to read")
+    how.add_argument("--plot", metavar="FILE", help="the roofline: .png, .pdf or .svg")
+    how.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    how.add_argument("--write-readme", metavar="FILE", help="replace the table in this .md file")
+    how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_info(commands: Any) -> None:
@@ -181,8 +217,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def megabytes(text: str) -> float:
-    """A positive number, not so large that its bytes overflow."""
+def positive_number(text: str) -> float:
+    """A positive number, not so large that its bytes, or nanoseconds, overflow."""
     try:
         value = float(text)
     except ValueError:

@@ -98,7 +98,7 @@ def schedule(p: "Problem") -> Schedule:
 
 def _choices(p: "Problem") -> Iterator[tuple[tuple[int, int], int, float]]:
     """(tile, phases, the share of its multiply-adds that the tile does for outputs)."""
-    filters, taps, stride = p.O // p.groups, p.K[-1], p.stride[-1]
+    filters, taps, stride = max(1, p.O // p.groups), p.K[-1], p.stride[-1]
     for (MR, NV), efficiency in TILES[processor.registers()]:
         NR = NV * lanes_of(p)
         most = 1

@@ -1,0 +1,93 @@
+"""A convolution as `explain` and `race` are asked about it: arrays, or just their shapes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlxconv.api import conv1d, conv_general
+from mlxconv.arrays import as_array, dtype_named
+from mlxconv.problem import Ints, Parameters, Problem, problem_of
+
+
+class Query(NamedTuple):
+    """The parameters of a call, the problem it poses, and its arrays if there are any."""
+
+    parameters: Parameters
+    problem: Problem
+    weight_dtype: np.dtype[Any]
+    arrays: tuple[np.ndarray, np.ndarray] | None
+
+    @property
+    def bytes_moved(self) -> int:
+        """Input, weight and output, once each."""
+        p = self.problem
+        sizes = (
+            (p.input_shape, dtype_named(p.input_dtype)),
+            (p.weight_shape, self.weight_dtype),
+            (p.output_shape, dtype_named(p.dtype)),
+        )
+        return sum(int(np.prod(shape, dtype=object)) * kind.itemsize for shape, kind in sizes)
+
+    def with_data(self) -> "Query":
+        """The same with arrays: random normal numbers where only shapes were given."""
+        if self.arrays is not None:
+            return self
+        rng, p = np.random.default_rng(0), self.problem
+        x = _normal(rng, p.input_shape, dtype_named(p.input_dtype))
+        return self._replace(arrays=(x, _normal(rng, p.weight_shape, self.weight_dtype)))
+
+    def call(self, stream: Any, variant: str | None) -> Callable[[], np.ndarray]:
+        """The call itself; the query must have arrays."""
+        assert self.arrays is not None
+        (x, w), q = self.arrays, self.parameters
+        if q.function == "conv1d":
+            args = (q.stride, q.padding, q.kernel_dilation, q.groups)
+            return lambda: conv1d(x, w, *args, stream=stream, variant=variant)
+        general = (q.stride, q.padding, q.kernel_dilation, q.input_dilation, q.groups, q.flip)
+        return lambda: conv_general(x, w, *general, stream=stream, variant=variant)
+
+
+def query(
+    input: Any,
+    weight: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    input_dilation: Any = 1,
+    flip: bool = False,
+    dtype: Any = None,
+) -> Query:
+    """The Query that the arguments of `explain` or `race` make, or the convolution's own error."""
+    pair = isinstance(dtype, tuple) and len(dtype) == 2
+    x_dtype, w_dtype = dtype if pair else (dtype, dtype)
+    x_shape, x_type, x = _described("input", input, x_dtype)
+    w_shape, w_type, w = _described("weight", weight, w_dtype)
+    simple = len(x_shape) == 3 and input_dilation == 1 and not flip
+    function = "conv1d" if simple and not _per_end_pairs(padding) else "conv_general"
+    q = Parameters(function, stride, padding, dilation, input_dilation, groups, flip)
+    arrays = None if x is None or w is None else (x, w)
+    return Query(q, problem_of(q, x_shape, x_type, w_shape, w_type), w_type, arrays)
+
+
+def _per_end_pairs(padding: Any) -> bool:
+    """Whether `padding` is conv_general's pair of sequences."""
+    return isinstance(padding, tuple | list) and any(isinstance(p, tuple | list) for p in padding)
+
+
+def _described(name: str, value: Any, dtype: Any) -> tuple[Ints, np.dtype[Any], np.ndarray | None]:
+    """Shape, type, and the array in that type if `value` is one."""
+    if isinstance(value, tuple) and all(type(n) is int for n in value):
+        wanted = dtype if dtype is not None else np.float32
+        return value, dtype_named(wanted) if isinstance(wanted, str) else np.dtype(wanted), None
+    a = as_array(name, value)
+    kind = a.dtype if dtype is None else np.dtype(dtype)
+    return a.shape, kind, a.astype(kind, copy=False)
+
+
+def _normal(rng: np.random.Generator, shape: Ints, kind: np.dtype[Any]) -> np.ndarray:
+    numbers: np.ndarray = rng.standard_normal(shape)
+    if kind.kind == "c":
+        numbers = numbers + 1j * rng.standard_normal(shape)
+    return numbers.astype(kind)
