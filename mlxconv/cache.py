@@ -21,6 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mlxconv import notice
+
 KEEP_DAYS = 30  # folders of other versions, unused for longer, are removed
 _DIGEST_BYTES = 32
 
@@ -32,6 +34,7 @@ except ImportError:
 
 def attach(dispatcher: Any, options: dict[str, Any]) -> Any:
     """Let `dispatcher`, a kernel of this package, load and save its compiled code; returns it."""
+    notice.watch()
     ours = dispatcher.__module__.startswith(
         f"{__package__}."
     )  # others' sources are not in a digest

@@ -59,7 +59,7 @@ def test_version():
 
 # The road of data; a module may import those after it, and the side roads below from anywhere.
 ROAD = ("api", "problem", "explanation", "dispatch", "plan", "threads", "kernels", "simd")
-SIDE = ("arrays", "stream", "processor", "cache")
+SIDE = ("arrays", "stream", "processor", "cache", "notice")
 
 
 def imports_of(source):
