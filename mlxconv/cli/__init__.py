@@ -24,6 +24,7 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, that of the process if none is given; returns the exit code."""
     options = parser().parse_args(arguments)
+    options.wait_policy = os.environ.get(WAIT_POLICY, "")  # that of other programs, for info
     wait_passively()
     try:
         options.run(options)
