@@ -133,7 +133,8 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, body: bytes) -> None:
     """Write to a file of its own, then rename: a reader sees all of it or none."""
     if not path.parent.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for place in (path.parent.parent, path.parent):  # the mode is that of the last one only
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove_old(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:

@@ -121,10 +121,13 @@ def test_a_second_shape_compiles_nothing(tmp_path, variant, threads):
     assert first > 3 and others == 0
 
 
-def test_files_are_private(folder):
-    (digest,) = folder.iterdir()
-    assert digest.stat().st_mode & 0o077 == 0
-    assert all(path.stat().st_mode & 0o077 == 0 for path in files(folder))
+def test_files_are_private(tmp_path):
+    """Whatever the umask: who can write there can run code as the user."""
+    place = tmp_path / "cache"
+    assert_right(run(place, program="import os; os.umask(0)\n" + PROGRAM))
+    assert files(place)
+    for path in (place, *place.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def garble(path):
