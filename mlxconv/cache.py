@@ -21,6 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mlxconv import notice
+
 KEEP_DAYS = 30  # folders of other versions, unused for longer, are removed
 _DIGEST_BYTES = 32
 
@@ -32,6 +34,7 @@ except ImportError:
 
 def attach(dispatcher: Any, options: dict[str, Any]) -> Any:
     """Let `dispatcher`, a kernel of this package, load and save its compiled code; returns it."""
+    notice.watch()
     ours = dispatcher.__module__.startswith(
         f"{__package__}."
     )  # others' sources are not in a digest
@@ -130,7 +133,8 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, body: bytes) -> None:
     """Write to a file of its own, then rename: a reader sees all of it or none."""
     if not path.parent.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for place in (path.parent.parent, path.parent):  # the mode is that of the last one only
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove_old(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:

@@ -79,10 +79,55 @@ def test_the_second_process_compiles_nothing(folder):
     assert_right(run(folder, program=loads))  # without a compiler
 
 
-def test_files_are_private(folder):
-    (digest,) = folder.iterdir()
-    assert digest.stat().st_mode & 0o077 == 0
-    assert all(path.stat().st_mode & 0o077 == 0 for path in files(folder))
+# Prints how many functions Numba compiles in the first call, and in calls of other shapes.
+SHAPES = """
+import sys
+import numpy as np
+import mlxconv
+from numba.core.event import install_recorder
+from mlxconv import threads
+variant, workers = sys.argv[1].split()
+if workers == "2":
+    threads.WORTH_SHARING = dict.fromkeys(threads.WORTH_SHARING, 0)
+
+def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, **named):
+    groups = C if variant == "depthwise" else groups or 1
+    x = layout(np.ones((N, *L, C), np.float32))
+    w = np.ones((groups * filters, *taps, C // groups), np.float32)
+    with install_recorder("numba:compile") as recorder:
+        y = mlxconv.conv_general(x, w, **named, groups=groups, variant=variant,
+                                 stream=mlxconv.Stream(threads=int(workers)))
+    assert y.size
+    return sum(event.is_start for _, event in recorder.buffer)
+
+print(compiled(1, (100,), 16, (3,), 1), sum([
+    compiled(3, (301,), 48, (7,), 3, stride=2, padding=3),
+    compiled(1, (40,), 5, (40,), 1, padding=([3], [0])),
+    compiled(2, (900,), 64, (2,), 2, kernel_dilation=9, flip=True),
+    compiled(2, (50,), 24, (3,), 12, groups=3),
+    compiled(1, (77,), 9, (4,), 4, layout=np.asfortranarray),
+    compiled(1, (20, 30), 8, (3, 5), 2, stride=(2, 1), padding=1),
+]))
+"""
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize("variant", mlxconv.variants())
+def test_a_second_shape_compiles_nothing(tmp_path, variant, threads):
+    """A kernel is compiled for a variant and a type; sizes and parameters are data."""
+    done = run(tmp_path, f"{variant} {threads}", program=SHAPES)
+    assert done.returncode == 0, done.stderr
+    first, others = map(int, done.stdout.split())
+    assert first > 3 and others == 0
+
+
+def test_files_are_private(tmp_path):
+    """Whatever the umask: who can write there can run code as the user."""
+    place = tmp_path / "cache"
+    assert_right(run(place, program="import os; os.umask(0)\n" + PROGRAM))
+    assert files(place)
+    for path in (place, *place.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def garble(path):

@@ -89,6 +89,38 @@ def test_info_as_json(capsys):
     assert facts["variants"] == list(mlxconv.variants())
 
 
+@pytest.mark.parametrize(
+    "layer, policy, threads, warned",
+    [
+        ("omp", "", 2, True),
+        ("omp", "ACTIVE", 2, True),
+        ("omp", "PASSIVE", 2, False),
+        ("omp", "", 1, False),
+        ("tbb", "", 2, False),
+        ("pool", "", 2, False),
+    ],
+)
+def test_info_warns_of_threads_that_spin(capsys, monkeypatch, layer, policy, threads, warned):
+    """Of those in other programs: that these commands wait passively does not help them."""
+    from mlxconv import threads as launcher
+
+    monkeypatch.setattr(launcher, "layer", lambda: layer)
+    monkeypatch.setattr(launcher, "default_threads", lambda: threads)
+
+    def info(*arguments):
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        if not policy:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        assert main(["info", *arguments]) == 0
+        return capsys.readouterr().out
+
+    text = info()
+    assert f"{threads} of" in text and f"layer {layer}" in text
+    assert f"OMP_WAIT_POLICY={policy or 'unset, which is active'}" in text
+    assert ("Start it with OMP_WAIT_POLICY=passive" in text) == warned
+    assert len(json.loads(info("--json"))["warnings"]) == warned
+
+
 def test_info_without_a_cache(capsys, monkeypatch):
     from mlxconv import cache
 
@@ -126,8 +158,11 @@ def test_version_loads_nothing_heavy():
     "given, found", [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")]
 )
 def test_idle_threads_sleep_unless_the_user_says_otherwise(given, found):
-    code = "from mlxconv.cli import main; main(['info', '--json'])"
-    assert json.loads(run(code, **given).stdout)["omp_wait_policy"] == found
+    code = "import os; from mlxconv.cli import main; main(['info', '--json']); "
+    done = run(code + "print(os.environ['OMP_WAIT_POLICY'])", **given)
+    facts, _, policy = done.stdout.rpartition("}")
+    assert policy.strip() == found
+    assert json.loads(facts + "}")["omp_wait_policy"] == given.get("OMP_WAIT_POLICY", "")
     assert run("import mlxconv, os; print(os.environ.get('OMP_WAIT_POLICY'))").stdout == "None\n"
 
 

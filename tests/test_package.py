@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ ROAD = (
     *("bench", "racing", "explanation", "query", "roofline"),  # what looks at the road
     *("api", "problem", "dispatch", "plan", "threads", "kernels", "simd"),
 )
-SIDE = ("arrays", "stream", "processor", "cache", "timing", "tables", "workspace")
+SIDE = ("arrays", "stream", "processor", "cache", "timing", "tables", "workspace", "notice")
 
 
 def imports_of(source):
@@ -100,6 +101,16 @@ def test_imports_go_down_the_road(place):
 @pytest.mark.parametrize("side", SIDE)
 def test_side_roads_lead_nowhere(side):
     assert set(imports_of(PACKAGE / f"{side}.py")) <= set(SIDE)
+
+
+def test_every_promise_names_the_tests_that_hold_it():
+    root = Path(__file__).parents[1]
+    readme = (root / "README.md").read_text()
+    promises = readme.partition("## What is promised")[2].partition("\n## ")[0].split("\n- ")[1:]
+    assert len(promises) > 9
+    for promise in promises:
+        named = re.findall(r"`(tests/[a-z_/]+\.py)`", promise)
+        assert named and all((root / name).exists() for name in named), promise
 
 
 def test_every_kernel_file_of_a_variant_is_a_row():

@@ -259,6 +259,34 @@ def test_one_thread_is_one_thread(layer, bound):
     assert done.stdout.split() == ["1"]
 
 
+# The files that say so, in a folder of their own: /proc and /sys are the machine's.
+QUOTA = """
+import pathlib
+from mlxconv import processor
+processor.Path = lambda place: pathlib.Path(ROOT, place.lstrip("/"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("of_job", "of_step", "expected"),
+    [("100000 100000", "max 100000", 1), ("max 100000", "50000 100000", 1), ("max 1", "max 1", 2)],
+)
+def test_a_cpu_quota_bounds_the_threads(tmp_path, of_job, of_step, expected):
+    """That of the process's own cgroup, and of those around it."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core is one thread")
+    step = tmp_path / "sys/fs/cgroup/job/step"
+    step.mkdir(parents=True)
+    (step / "cpu.max").write_text(of_step)
+    (step.parent / "cpu.max").write_text(of_job)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("1:cpu:/\n0::/job/step\n")
+    quota = QUOTA.replace("ROOT", repr(str(tmp_path)))
+    done = run(PRELUDE + quota + COUNT.replace("=N", "=None"), "omp")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(expected)]
+
+
 def test_two_threads_are_two_threads(layer):
     done = run(PRELUDE + COUNT.replace("=N", "=2"), layer)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,8 @@ Exit codes: 0 done; 1 failed at work, such as a full disk; 2 bad input, found be
 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 """
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -25,8 +27,10 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, that of the process if none is given; returns the exit code."""
     options = parser().parse_args(arguments)
+    options.wait_policy = os.environ.get(WAIT_POLICY, "")  # that of other programs, for info
     if getattr(options, "waits_passively", True):
         wait_passively()
+    atexit.register(gc.freeze)  # no search for cycles at the end: 0.25 s once Numba is loaded
     try:
         options.run(options)
         sys.stdout.flush()

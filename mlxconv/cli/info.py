@@ -2,21 +2,26 @@
 
 import argparse
 import json
-import os
 import platform
 from dataclasses import asdict
 from typing import Any
 
 from mlxconv import __version__
 
+SPINNING = (
+    "idle threads spin, and so do those of NumPy's matrix product: a program that takes turns "
+    "between the two is slowed down.  Start it with OMP_WAIT_POLICY=passive"
+)
+
 
 def run(options: argparse.Namespace) -> None:
-    facts = gathered()
+    facts = gathered(options.wait_policy)
     print(json.dumps(facts, indent=2) if options.json else as_text(facts))
 
 
-def gathered() -> dict[str, Any]:
-    """All that info says; sizes in bytes."""
+def gathered(wait_policy: str) -> dict[str, Any]:
+    """All that info says of programs that find `wait_policy` in their environment; sizes in
+    bytes."""
     import llvmlite
     import numba
     import numpy
@@ -24,6 +29,7 @@ def gathered() -> dict[str, Any]:
     from mlxconv import processor, threads
     from mlxconv.dispatch import variants
 
+    count, layer = threads.default_threads(), threads.layer()
     return {
         "mlxconv": __version__,
         "python": platform.python_version(),
@@ -37,9 +43,10 @@ def gathered() -> dict[str, Any]:
         "vector_registers": processor.registers(),
         "caches": processor.caches()._asdict(),
         "cores": processor.cores(),
-        "threads": threads.default_threads(),
-        "threading_layer": threads.layer(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "threads": count,
+        "threading_layer": layer,
+        "omp_wait_policy": wait_policy,
+        "warnings": [SPINNING] if spins(layer, wait_policy, count) else [],
         "variants": list(variants()),
         "kernel_cache": kernel_cache(),
         "machine": machine(),
@@ -52,6 +59,11 @@ def machine() -> dict[str, Any] | None:
 
     known = roofline.measured()
     return None if known is None else asdict(known)
+
+
+def spins(layer: str, wait_policy: str, threads: int) -> bool:
+    """Whether idle threads keep their cores: those of OpenMP, unless told to be passive."""
+    return layer == "omp" and threads > 1 and wait_policy.lower() != "passive"
 
 
 def kernel_cache() -> dict[str, Any]:
@@ -84,13 +96,14 @@ def as_text(facts: dict[str, Any]) -> str:
         "vectors": f"{bits} bits, {bits // 32} float32 each, {f['vector_registers']} registers",
         "caches": caches,
         "threads": f"{f['threads']} of {f['cores']} cores, layer {f['threading_layer']}",
-        "waiting": f"OMP_WAIT_POLICY={f['omp_wait_policy']} (these commands set it to passive "
-        "unless you set it)",
+        "waiting": f"OMP_WAIT_POLICY={f['omp_wait_policy'] or 'unset, which is active'} (these "
+        "commands set it to passive unless you set it)",
         "variants": ", ".join(f["variants"]),
         "kernels": f"{place}: {stored['kernels']} kernels, {_size(stored['bytes'])}",
     }
     lines |= _peaks(f["machine"])
-    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+    rows = [*lines.items(), *(("warning", text) for text in f["warnings"])]
+    return "\n".join(f"{name:<11}{text}" for name, text in rows)
 
 
 def _peaks(known: dict[str, Any] | None) -> dict[str, str]:

@@ -21,6 +21,7 @@ ENVIRONMENT = """\
 environment:
   MLXCONV_NUM_THREADS    threads to use (default: every core this process may use)
   MLXCONV_CACHE_DIR      where compiled kernels are kept; empty: nowhere
+  MLXCONV_QUIET          1: no line on the terminal when compiling takes more than a second
   OMP_WAIT_POLICY        these commands set it to "passive" unless it is set, so that idle threads
                          sleep; the library itself sets no variable"""
 

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mlxconv import notice
+
 
 def shown(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty()
@@ -16,8 +18,11 @@ def bar(
     """A progress bar over `total` bytes, or things with `counts`: call what it gives with those
     of each step.
 
-    It needs rich; without, the work goes on without a bar.
+    It needs rich; without, the work goes on without a bar.  With `quiet` nothing is said of
+    compilation either.
     """
+    if quiet:
+        notice.silence()
     try:
         if not shown(quiet):
             raise ImportError
