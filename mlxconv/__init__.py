@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mlxconv.api import conv1d, conv_general
+from mlxconv.prepared import Conv1d
 from mlxconv.stream import Device, Stream, cpu, stream
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Conv1d",
     "Device",
     "Stream",
     "conv1d",

@@ -25,6 +25,7 @@ def conv1d(
     *,
     stream: Any = None,
     variant: str | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     r"""1-D convolution over channels-last data.
 
@@ -55,6 +56,9 @@ def conv1d(
         How many threads the call may use.
     variant : str, optional
         The kernel to take, one of `variants()`, instead of the one the table picks.
+    out : numpy.ndarray, optional
+        Where to put the result: of its shape and type, C-contiguous, apart from `input` and
+        `weight` in memory.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def conv1d(
     """
     exact = type(stride) is type(padding) is type(dilation) is type(groups) is int
     q = ("conv1d", stride, padding, dilation, 1, groups, False)
-    return _convolve(q, exact, input, weight, stream, variant)
+    return _convolve(q, exact, input, weight, stream, variant, out)
 
 
 def conv_general(
@@ -106,6 +110,7 @@ def conv_general(
     *,
     stream: Any = None,
     variant: str | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     r"""Convolution over one to three spatial axes, with every parameter there is.
 
@@ -129,7 +134,7 @@ def conv_general(
         Groups of channels that are convolved apart from each other.
     flip : bool
         Turn the filters round along every spatial axis: convolution in the mathematician's sense.
-    stream, variant
+    stream, variant, out
         See `conv1d`.
 
     Returns
@@ -150,11 +155,17 @@ def conv_general(
     """
     q = ("conv_general", stride, padding, kernel_dilation, input_dilation, groups, flip)
     exact = type(flip) is bool and all(type(value) is int for value in q[1:-1])
-    return _convolve(q, exact, input, weight, stream, variant)
+    return _convolve(q, exact, input, weight, stream, variant, out)
 
 
 def _convolve(
-    q: tuple[Any, ...], exact: bool, input: Any, weight: Any, stream: Any, variant: str | None
+    q: tuple[Any, ...],
+    exact: bool,
+    input: Any,
+    weight: Any,
+    stream: Any,
+    variant: str | None,
+    out: np.ndarray | None,
 ) -> np.ndarray:
     """The road: arrays -> problem -> plan -> run.  Of the parameters `q` nothing is known but
     whether they are ints, `exact`: then equal ones mean the same (1.0 == 1 would pass for it)."""
@@ -162,9 +173,9 @@ def _convolve(
     w = weight if type(weight) is np.ndarray else as_array("weight", weight)
     threads = resolve(stream).threads
     if exact:
-        return _known_runner(q, x.shape, x.dtype, w.shape, w.dtype, variant)(x, w, threads)
+        return _known_runner(q, x.shape, x.dtype, w.shape, w.dtype, variant)(x, w, threads, out)
     problem = problem_of(Parameters(*q), x.shape, x.dtype, w.shape, w.dtype)
-    return _runner(problem, variant)(x, w, threads)
+    return _runner(problem, variant)(x, w, threads, out)
 
 
 @lru_cache(maxsize=4096)

@@ -2,12 +2,12 @@
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlxconv import threads
-from mlxconv.arrays import REAL_OF, Memory, aligned_empty, dtype_named, memory_of, real_view
+from mlxconv import recycling, threads
+from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of, real_view
 from mlxconv.kernels.geometry import set_input_layout
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
@@ -49,19 +49,51 @@ class Plan:
         """What computes those outputs anew that a NaN was made of by a zero not of the data."""
         return mending(self.real, int(self.schedule.geometry["phases"][0]))
 
-    def run(self, x: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:
-        """The convolution of `x` with `w`, on at most `workers` threads, as a new array."""
-        out = self._new_output()
+    def run(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        workers: int | None,
+        out: np.ndarray | None = None,
+        packed: "Packed | None" = None,
+    ) -> np.ndarray:
+        """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
+
+        What is made of the filters is kept in `packed`, and found there the next time."""
+        y = self._new_output() if out is None else self._checked_output(out, x, w)
         if self.is_empty:
-            out[...] = 0
-            return out
+            y[...] = 0
+            return y
         same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
         if same and x.flags.carray and w.flags.carray:
-            self._launch(x.ravel(), None, w.ravel(), out.ravel(), workers)
-            return out
+            self._launch(x.ravel(), None, w.ravel(), y.ravel(), workers, packed)
+            return y
         memory = memory_of(real_view(x))
-        filters = real_filters(w, self.problem, self.schedule.elements.dtype)
-        self._launch(memory.flat, memory, filters, _as_elements(out), workers)
+        filters = None if packed is None else packed.filters.get(self.schedule.elements.dtype)
+        if filters is None:
+            filters = real_filters(w, self.problem, self.schedule.elements.dtype)
+            if packed is not None:
+                packed.filters[self.schedule.elements.dtype] = filters
+        self._launch(memory.flat, memory, filters, _as_elements(y), workers, packed)
+        return y
+
+    def _checked_output(self, out: Any, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """`out`, if the result may be written there."""
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out takes a NumPy array, got {type(out).__name__}")
+        if out.shape != self.output_shape or out.dtype != self.dtype:
+            raise ValueError(
+                f"out has shape {out.shape} and type {out.dtype}, but the result has shape "
+                f"{self.output_shape} and type {self.dtype}"
+            )
+        if not out.flags.carray or not out.dtype.isnative:
+            raise ValueError(
+                "out must be writeable, aligned and C-contiguous; got an array with strides "
+                f"{out.strides}{'' if out.flags.writeable else ' that is read-only'}"
+            )
+        for name, array in (("input", x), ("weight", w)):
+            if np.may_share_memory(out, array):
+                raise ValueError(f"out overlaps with {name} in memory; pass another array")
         return out
 
     def _new_output(self) -> np.ndarray:
@@ -69,8 +101,7 @@ class Plan:
         straddle two are written at half the speed."""
         if self.is_small:
             return np.empty(self.output_shape, self.dtype)
-        size = math.prod(self.output_shape) * self.dtype.itemsize
-        return aligned_empty(size, "uint8").view(self.dtype).reshape(self.output_shape)
+        return recycling.output(self.output_shape, self.dtype)
 
     def _launch(
         self,
@@ -79,11 +110,25 @@ class Plan:
         w: np.ndarray,
         y: np.ndarray,
         workers: int | None,
+        packed: "Packed | None",
     ) -> None:
         """Run the schedule on flat memory, then mend what met a zero that is not of the data."""
-        geometry = _laid_out(self.schedule, layout)
-        if threads.run(self.schedule, geometry, (x, w, y), workers) and self.schedule.suspects:
+        schedule, geometry = self.schedule, _laid_out(self.schedule, layout)
+        panels = None
+        if packed is not None and schedule.panels:
+            panels = packed.panels.get(schedule.layout)
+            if panels is None:
+                panels = packed.panels[schedule.layout] = threads.pack(schedule, geometry, w)
+        if threads.run(schedule, geometry, (x, w, y), workers, panels) and schedule.suspects:
             threads.run(self.mending, _laid_out(self.mending, layout), (x, w, y), workers)
+
+
+class Packed:
+    """What calls with the same filters share: the filters as kernels see them, and packed."""
+
+    def __init__(self) -> None:
+        self.filters: dict[str, np.ndarray] = {}  # by the type of the arithmetic
+        self.panels: dict[Any, np.ndarray] = {}  # by the layout
 
 
 def as_real(p: "Problem") -> "Problem":

@@ -25,6 +25,7 @@ import numba.np.ufunc.parallel
 import numpy as np
 
 from mlxconv import processor, workspace
+from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
 from mlxconv.kernels.schedule import Schedule
@@ -58,29 +59,51 @@ def run(
     geometry: np.ndarray,
     arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
     workers: int | None,
+    panels: np.ndarray | None = None,
 ) -> bool:
     """Run the steps of `schedule` one after the other on (x, w, y), on at most `workers` threads;
-    whether a zero of the padding may have met a weight it must not."""
+    whether a zero of the padding may have met a weight it must not.
+
+    With `panels`, filters that are packed already, the first step is left out."""
     if schedule.flop < WORTH_SHARING["omp"]:  # the least of all
-        return _at_once(schedule, geometry, arrays)
+        return _at_once(schedule, geometry, arrays, panels)
     chunks = (workers or default_threads()) if _worth_sharing(schedule.flop) else 1
     if chunks < 2 or not _busy.acquire(blocking=False):
-        return _launched(_on_this_thread, schedule, geometry, arrays, 1)
+        return _launched(_on_this_thread, schedule, geometry, arrays, 1, panels)
     try:
         launch = _on_pool if layer() == "pool" else _on_numba
-        return _launched(launch, schedule, geometry, arrays, chunks)
+        return _launched(launch, schedule, geometry, arrays, chunks, panels)
     finally:
         _busy.release()
 
 
-def _at_once(schedule: Schedule, geometry: np.ndarray, arrays: tuple[np.ndarray, ...]) -> bool:
+def _at_once(
+    schedule: Schedule,
+    geometry: np.ndarray,
+    arrays: tuple[np.ndarray, ...],
+    panels: np.ndarray | None,
+) -> bool:
     """All steps in one call on this thread: `_launched`, where microseconds count."""
-    idle = schedule.idle
+    idle, first = schedule.idle, 0
     space = workspace.borrow(schedule, 1, idle)
-    suspect = schedule.on_one_thread(geometry, *arrays, *space, 0, len(schedule.steps), 0, ALL_JOBS)
+    own = space
+    if panels is not None:
+        own, first = space._replace(panels=panels), 1
+    suspect = schedule.on_one_thread(
+        geometry, *arrays, *own, first, len(schedule.steps), 0, ALL_JOBS
+    )
     if idle is not None:
         idle.append(space)
     return bool(suspect)
+
+
+def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The filters `w` packed, by the first step of `schedule` alone."""
+    panels = aligned_empty(schedule.panels, schedule.elements.dtype)
+    space = workspace.borrow(schedule, 1, schedule.idle)._replace(panels=panels)
+    x, y = (np.empty(0, schedule.elements.arrays()[name]) for name in "xy")
+    schedule.on_one_thread(geometry, x, w, y, *space, 0, 1, 0, ALL_JOBS)
+    return panels
 
 
 def _worth_sharing(flop: float) -> bool:
@@ -97,20 +120,23 @@ def _launched(
     geometry: np.ndarray,
     arrays: tuple[np.ndarray, ...],
     chunks: int,
+    panels: np.ndarray | None,
 ) -> bool:
     """One launch, or several where one would be too long for Ctrl-C."""
     idle = workspace.kept(schedule, chunks)
     space = workspace.borrow(schedule, chunks, idle)
-    arguments = (geometry, *arrays, *space)
+    own, start = (space, 0) if panels is None else (space._replace(panels=panels), 1)
+    arguments, end = (geometry, *arrays, *own), len(schedule.steps)
     launches = int(schedule.flop / (LAUNCH_FLOP * chunks))
     if launches < 2:
-        suspect = launch(schedule.elements, arguments, 0, len(schedule.steps), 0, ALL_JOBS, chunks)
+        suspect = launch(schedule.elements, arguments, start, end, 0, ALL_JOBS, chunks)
     else:
         suspect = 0
-        for s, step in enumerate(schedule.steps):
-            slices = max(1, min(step.jobs, launches))
+        for s in range(start, end):
+            jobs = schedule.steps[s].jobs
+            slices = max(1, min(jobs, launches))
             for i in range(slices):
-                lo, hi = step.jobs * i // slices, step.jobs * (i + 1) // slices
+                lo, hi = jobs * i // slices, jobs * (i + 1) // slices
                 suspect |= launch(schedule.elements, arguments, s, s + 1, lo, hi, chunks)
     if idle is not None:
         idle.append(space)

@@ -61,9 +61,12 @@ def test_version():
 # The road of data; a module may import those after it, and the side roads below from anywhere.
 ROAD = (
     *("bench", "racing", "explanation", "query", "roofline"),  # what looks at the road
-    *("api", "problem", "dispatch", "plan", "threads", "kernels", "simd"),
+    *("prepared", "api", "problem", "dispatch", "plan", "threads", "kernels", "simd"),
 )
-SIDE = ("arrays", "stream", "processor", "cache", "timing", "tables", "workspace", "notice")
+SIDE = (
+    *("arrays", "stream", "processor", "cache", "timing", "tables"),
+    *("workspace", "recycling", "notice"),
+)
 
 
 def imports_of(source):

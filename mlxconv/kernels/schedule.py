@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
@@ -70,6 +70,12 @@ class Schedule:
         for i, step in enumerate(self.steps):
             g["step"][0, i], g["jobs"][0, i] = address_of(step.kernel, call), step.jobs
         return g.view(np.recarray) if numba.config.DISABLE_JIT else g
+
+    @cached_property
+    def layout(self) -> tuple[Any, ...]:
+        """What the order of the packed filters depends on, beside the filters."""
+        names = ("NR", "phases", "phase_rows", "groups")
+        return (self.elements.dtype, *(int(self.geometry[name][0]) for name in names))
 
     @cached_property
     def idle(self) -> list[workspace.Workspace] | None:
