@@ -107,7 +107,7 @@ def schedule_of(
     g["MR"], g["NR"], g["panels"] = MR, NR, -(-int(g["O"][0]) // NR)
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     short = g["out"][0, 2] < MR
-    strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements)
+    strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements, p.flop)
     lines = 1 if short else p.N * math.prod(p.output_L[:-1])
     blocks_of_line = int(g["blocks"][0]) + (not short and g["tail"][0] > 0)
     jobs = lines * blocks_of_line * int(g["group_blocks"][0] * g["panel_blocks"][0])
@@ -166,7 +166,7 @@ def _block_rows(g: np.ndarray) -> int:
     return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
 
 
-def _line_blocks(g: np.ndarray, window: int, elements: Elements) -> int:
+def _line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) -> int:
     """Set the blocks of positions, groups and panels; returns the elements of a strip of input."""
     W, MR, NR = int(g["out"][0, 2]), int(g["MR"][0]), int(g["NR"][0])
     groups, panels = int(g["groups"][0]), int(g["panels"][0])
@@ -181,9 +181,10 @@ def _line_blocks(g: np.ndarray, window: int, elements: Elements) -> int:
         positions = min(positions, (1 << 16) // (NR * panels))
     positions = max(MR, positions // MR * MR)
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
-    parts = max(1, min(groups, -(-8 * processor.cores() // max(1, lines * -(-W // positions)))))
+    wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
+    parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
-    g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels)
+    g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
     return strip_elements(g, _block_rows(g))
 
 
@@ -206,13 +207,16 @@ def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
     return MR * max(4, min(64, room // max(1, row_bytes * MR)))
 
 
-def split(W: int, MR: int, positions: int, lines: int, panels: int) -> tuple[int, int]:
+JOB_FLOP = 2e6  # 20 us: a job costs up to 1 us beside its multiply-adds
+
+
+def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
     """(blocks of a line, blocks of panels), so that every core gets an equal share of jobs.
 
-    Lines too few for that are cut into smaller blocks, down to two tiles; where that is still
-    too little, the panels are split as well.
+    Lines too few for that are cut into smaller blocks, down to two tiles and JOB_FLOP; where that
+    is still too little, the panels are split as well.
     """
-    cores = processor.cores()
+    cores = min(processor.cores(), max(1, round(flop / JOB_FLOP)))
     tiles = -(-W // MR)
     blocks = -(-W // positions)
     if lines * blocks < 8 * cores and lines * blocks % cores:

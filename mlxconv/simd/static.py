@@ -28,6 +28,10 @@ static_range = range
 # Entry points for Python and for C would be compiled with every kernel, and few have a use for one.
 _NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
+# Kernels allocate nothing, and their caller holds the arrays: without this every tile would count
+# references up and down, with atomic instructions on a line that all threads share.
+_NO_COUNTING = {"_nrt": False}
+
 
 def registers(*shape, fill=None):
     """A tile of SIMD registers; its indices must be static."""
@@ -58,7 +62,13 @@ def kernel(fn=None, **njit_options):
     ast.fix_missing_locations(tree)
     namespace = {**fn.__globals__, **bound}
     exec(compile(tree, fn.__code__.co_filename, "exec"), namespace)
-    options = {"nogil": True, "error_model": "numpy", **_NO_WRAPPERS, **njit_options}
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        **_NO_WRAPPERS,
+        **_NO_COUNTING,
+        **njit_options,
+    }
     return cache.attach(numba.njit(**options)(namespace[definition.name]), options)
 
 
