@@ -13,6 +13,7 @@ and why (each case has aborted or hung programs that call Numba from more than o
 MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, MLXCONV_NUM_THREADS the number.
 """
 
+import math
 import os
 import queue
 import threading
@@ -30,10 +31,10 @@ from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
 from mlxconv.kernels.schedule import Schedule
 
-# Work below which one thread is faster, in FLOP, where one core does 50-100 GFLOP/s.  Measured as
-# the problem from which two threads win, called over and over: sharing costs some 50 us under omp
-# and tbb with threads that spin, 300-400 us where they have to be woken.
-WORTH_SHARING = {"omp": 5e6, "tbb": 5e6, "omp passive": 3e7, "pool": 3e7}
+# Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 20 us
+# under omp and tbb with threads that spin, where a launch takes 10 us all told, and 300 us where
+# they have to be woken.  `python -m benchmarks.sharing` shows where two threads begin to win.
+WORTH_SHARING = {"omp": 2e6, "tbb": 2e6, "omp passive": 3e7, "pool": 3e7}
 
 # A launch cannot be interrupted.  This much work per thread takes 10 ms at full speed and 0.2 s
 # in the slowest kernel, then Python looks for Ctrl-C.
@@ -43,9 +44,12 @@ LAUNCH_FLOP = 1e9
 ALL_JOBS = 1 << 62
 
 
+@lru_cache(1)
 def default_threads() -> int:
     """Threads a call may use when its stream does not say: all cores this process may use,
-    fewer if MLXCONV_NUM_THREADS, NUMBA_NUM_THREADS or OMP_NUM_THREADS says so."""
+    fewer if MLXCONV_NUM_THREADS, NUMBA_NUM_THREADS or OMP_NUM_THREADS says so.
+
+    Read once: it takes 8 us."""
     count = processor.cores()
     for variable in ("MLXCONV_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(variable, "").split(",")[0]
@@ -67,11 +71,12 @@ def run(
     With `panels`, filters that are packed already, the first step is left out."""
     if schedule.flop < WORTH_SHARING["omp"]:  # the least of all
         return _at_once(schedule, geometry, arrays, panels)
-    chunks = (workers or default_threads()) if _worth_sharing(schedule.flop) else 1
-    if chunks < 2 or not _busy.acquire(blocking=False):
+    kind, chunks = layer(), min(workers or default_threads(), schedule.steps[-1].jobs)
+    shared = chunks > 1 and schedule.flop >= _worth_sharing(kind)
+    if not shared or not _busy.acquire(blocking=False):
         return _launched(_on_this_thread, schedule, geometry, arrays, 1, panels)
     try:
-        launch = _on_pool if layer() == "pool" else _on_numba
+        launch = _on_pool if kind == "pool" else _on_numba
         return _launched(launch, schedule, geometry, arrays, chunks, panels)
     finally:
         _busy.release()
@@ -106,12 +111,11 @@ def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> np.ndarray:
     return panels
 
 
-def _worth_sharing(flop: float) -> bool:
-    """Whether that much work is done sooner by several threads."""
-    kind = layer()
+def _worth_sharing(kind: str) -> float:
+    """The work from which on several threads are faster, under this threading layer."""
     if kind == "omp" and os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         kind = "omp passive"
-    return kind != "serial" and flop >= WORTH_SHARING[kind]
+    return WORTH_SHARING.get(kind, math.inf)
 
 
 def _launched(

@@ -43,7 +43,7 @@ def micro_kernel(MR, NV, vec):
     LANES, TAPS, ROWS = vec.lanes, MR // 2, MR + MR // 2 - 1
 
     @kernel
-    def depthwise_tile(x, runs, panel, y, positions, filters, rows_first):
+    def depthwise_tile(x, runs, panel, y, positions, filters, overlaps):
         """y[m][o] = sum over runs r, taps s of x[m][runs[r] + s*step + o] * panel[rows[r] + s][o],
         for m < positions and o < filters; x, panel and y are Rows, positions >= MR."""
         acc = registers(MR)
@@ -51,12 +51,13 @@ def micro_kernel(MR, NV, vec):
         blocked = runs.length // TAPS * TAPS if runs.step == x.step else 0
         for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
             l = min(i, positions - MR)
-            for o in range(0, filters, LANES):  # second loop: panels
+            for p in range(0, filters, LANES):  # second loop: panels, the last one overlapping
+                o = min(p, filters - LANES) if overlaps else p
                 for m in static_range(MR):
                     acc[m] = zero(vec)
                 for r in range(runs.count):  # first loop: taps
                     x_r = x.at + l * x.step + runs.table[2 * r] + o
-                    w_r = panel.at + o // LANES * panel.step + runs.table[2 * r + 1] * LANES
+                    w_r = panel.at + p // LANES * panel.step + runs.table[2 * r + 1] * LANES
                     for s in range(0, blocked, TAPS):
                         for t in static_range(TAPS):
                             w[t] = load(vec, panel.a, w_r + (s + t) * LANES)

@@ -91,19 +91,31 @@ def refuses(p: "Problem") -> str:
 
 
 def schedule(p: "Problem") -> Schedule:
-    """The tile, and the phases, that use most lanes."""
-    tile, phases, _ = max(_choices(p), key=lambda choice: choice[2])
-    return schedule_of(p, micro_kernel, tile, phases=phases)
+    """The tile, and the phases, that take least time for an output."""
+    tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
+    narrow = TILES[processor.registers()][-1] if tile.shape[1] > 1 else None
+    return schedule_of(p, micro_kernel, tile.shape, phases=phases, narrow=narrow and narrow.shape)
 
 
-def _choices(p: "Problem") -> Iterator[tuple[tuple[int, int], int, float]]:
-    """(tile, phases, the share of its multiply-adds that the tile does for outputs)."""
+def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
+    """(tile, phases, multiply-adds at full speed in whose time it does those of one position)."""
     filters, taps, stride = max(1, p.O // p.groups), p.K[-1], p.stride[-1]
-    for (MR, NV), efficiency in TILES[processor.registers()]:
-        NR = NV * lanes_of(p)
-        most = 1
+    for tile in TILES[processor.registers()]:
+        MR, NV = tile.shape
+        NR, most = NV * lanes_of(p), 1
         if p.groups == 1 and (p.kernel_dilation[-1] == 1 or taps == 1) and filters < NR:
             most = max(1, min(NR // filters, p.output_L[-1] // MR))
-        for phases in {most, most // 2 or 1, 1}:
-            filled = filters * phases / (-(-filters * phases // NR) * NR)
-            yield (MR, NV), phases, efficiency * filled * taps / (taps + (phases - 1) * stride)
+        for phases in sorted({most, most // 2 or 1, 1}):
+            reach = (taps + (phases - 1) * stride) / taps
+            yield tile, phases, _lanes(filters * phases, tile, lanes_of(p)) * reach / phases
+
+
+def _lanes(filters: int, tile: Tile, lanes: int) -> float:
+    """The lanes that so many filters take, weighted by the speed of their tile; those that are
+    left over may take a vector of the narrow one."""
+    NR, narrow = tile.shape[1] * lanes, TILES[processor.registers()][-1]
+    whole, left = divmod(filters, NR)
+    last = NR / tile.efficiency if left else 0.0
+    if whole and 0 < left <= lanes:
+        last = min(last, lanes / narrow.efficiency)
+    return whole * NR / tile.efficiency + last

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FILTERS, POSITIONS = 4, 2  # 8 sums in flight hide a latency of 4 cycles on two units
 MOST_POSITIONS = 8  # of one image: with more the order of summation may not depend on the batch
 WINDOWS = 1 << 14  # elements of all windows together: 64 KB stay in L2
-COST = 8  # of a FLOP, in those of a tile: weights come from L3 or from further away
+COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache

@@ -58,12 +58,14 @@ GEOMETRY = np.dtype(
         ("MR", "i8"),  # positions of a register tile
         ("NR", "i8"),  # filters of a register tile, and of a panel
         ("tile", "i8"),  # address of the micro-kernel
+        ("narrow", "i8"),  # address of that of a vector of filters, if they leave one over; else 0
+        ("overlaps", "i8"),  # whether the last panel starts earlier, so that all are whole
         ("panels", "i8"),  # panels of NR filters in a group
         ("panel_channels", "i8"),  # input channels from one panel to the next: 0, depthwise NR
         ("panel_blocks", "i8"),  # parts the panels are split into, when the lines are few
         ("group_blocks", "i8"),  # parts the groups are split into
         ("group_channels", "i8"),  # input channels from one group to the next
-        ("rows_first", "i8"),  # whether a tile meets all panels before the next tile begins
+        ("mode", "i8"),  # of the micro-kernel: direct: rows first; depthwise: the last one overlaps
         ("block_at", "i8"),  # where in scratch outputs are kept until they are rounded
         ("steps", "i8"),  # range kernels to run, one after the other
         ("step", "i8", _STEPS),  # their addresses
@@ -127,13 +129,16 @@ def locate(g, job):
     return Block(n, d, h, first, l1 - l0, to, g0, g1, p0, p1)
 
 
+WORTH_PARTING = 4096  # elements, which are copied in 0.3 us, the time that a part takes
+
+
 @kernel
 def part_of(g, block, i):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
     lie inside, and the rest.  Only the middle is read in place, and only from MR positions on;
     the others are stretched to MR."""
     lo, hi = 0, block.rows
-    if g.stays:
+    if g.stays and block.rows * g.stride[2] * g.width > WORTH_PARTING:
         stride, reach = g.stride[2], block.first + (g.K[2] - 1) * g.dilation[2]
         lo = min(max(0, (stride - 1 - block.first) // stride), hi)
         hi = max(lo, min((g.L[2] - 1 - reach) // stride + 1, hi))
@@ -188,13 +193,15 @@ def across_groups(g: np.ndarray, NR: int) -> np.ndarray:
     """The depthwise geometry `g` with its groups as the vector axis: one group of all filters,
     filter o reading channel o // multiplier, NR filters and their channels to a panel.
 
-    Blocks read the input in place where every vector is whole and every channel read once.
+    Blocks read the input in place where every channel is read once and fills a vector with its
+    neighbours; where channels are left over, the last vector overlaps the one before.
     """
     filters, multiplier = int(g["out_row"][0]), int(g["O"][0])
     panels = -(-filters // NR)
     g["groups"], g["O"], g["channels"], g["multiplier"] = 1, filters, filters, multiplier
-    g["width"], g["panel_channels"] = panels * NR, NR
-    g["stays"] = multiplier == 1 and filters % NR == 0
+    g["stays"] = multiplier == 1 and filters >= NR
+    g["overlaps"] = g["stays"][0] and filters % NR > 0
+    g["width"], g["panel_channels"] = filters if g["stays"] else panels * NR, NR
     return g
 
 

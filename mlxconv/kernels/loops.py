@@ -28,7 +28,7 @@ from mlxconv.simd.static import kernel
 @lru_cache
 def tile_call(dtype):
     """The word that runs a micro-kernel:
-    call(address, x, runs, panel, y, positions, filters, rows_first)."""
+    call(address, x, runs, panel, y, positions, filters, mode)."""
     writable = Rows(np.empty(1, dtype), 0, 0)
     read_only = np.empty(1, dtype)
     read_only.flags.writeable = False
@@ -53,8 +53,14 @@ def computes(elements):
             out = kept
         else:
             out = kept if positions < g.MR else y
-        rows = max(positions, g.MR)
-        call_tile(g.tile, x, runs, panel, out, rows, filters, g.rows_first)
+        rows, left = max(positions, g.MR), filters % g.NR if g.narrow else 0
+        whole = filters - left
+        if whole:
+            call_tile(g.tile, x, runs, panel, out, rows, whole, g.mode)
+        if left:
+            last = Rows(panel.a, panel.at + whole // g.NR * panel.step, 0)
+            behind = Rows(out.a, out.at + whole, out.step)
+            call_tile(g.narrow, x, runs, last, behind, rows, left, 0)
         if padded:
             suspect = 0
             for m in range(positions):

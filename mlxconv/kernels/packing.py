@@ -26,10 +26,10 @@ def packs(vec):
     LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
 
     @kernel
-    def pack_squares(data, source, to, S):
+    def pack_squares(data, source, to, S, NR):
         """panels[to + s*NR + i] = w[source + i*S + s], i < LANES, for whole squares; returns how
         many s that are.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
-        w, panels, NR = data.w, data.panels, data.geometry[0].NR
+        w, panels = data.w, data.panels
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S - LANES + 1, LANES):
@@ -50,17 +50,19 @@ def packs(vec):
         """panels[g, p, row, j] = w[filter of column j, row - first row of its phase], for panels
         [lo, hi) counted over all groups."""
         g = data.geometry[0]
-        lines, line, NR, O = g.K[0] * g.K[1], g.K[2] * g.C, g.NR, g.O // g.phases
+        lines, line, O = g.K[0] * g.K[1], g.K[2] * g.C, g.O // g.phases
         rows, S = lines * line, lines * g.weights
         for unit in range(lo, hi):
-            first, to = unit % g.panels * NR, unit * rows * NR
-            group, filters = unit // g.panels, min(NR, g.O - first)
+            first, to = unit % g.panels * g.NR, unit * rows * g.NR
+            first = min(first, g.O - g.NR) if g.overlaps else first
+            group, filters = unit // g.panels, min(g.NR, g.O - first)
+            NR = LANES if g.narrow and filters < g.NR else g.NR
             if filters < NR or g.phases > 1:
                 data.panels[to : to + rows * NR] = 0
             for v in range(0, filters, LANES):
                 packed = 0
                 if g.phases == 1 and v + LANES <= filters:
-                    packed = pack_squares(data, (group * O + first + v) * S, to + v, S)
+                    packed = pack_squares(data, (group * O + first + v) * S, to + v, S, NR)
                 for j in range(v, min(v + LANES, filters) if packed < S else v):
                     phase, o = (first + j) // O, (first + j) % O
                     source, at = (group * O + o) * S, to + phase * g.phase_rows * NR + j

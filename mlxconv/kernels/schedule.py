@@ -47,6 +47,7 @@ class Schedule:
     steps: tuple[Step, ...]
     tile: str = ""  # as people call it, "6x2 f32x8"
     micro_kernel: Callable[..., None] | None = None
+    narrow: Callable[..., None] | None = None  # that of one vector, for filters left over
     panels: int = 0  # packed filters
     scratch: int = 0  # per worker
     runs: int = 0  # per worker
@@ -66,6 +67,8 @@ class Schedule:
         g, call = self.geometry, range_call(self.elements)
         if self.micro_kernel is not None:
             g["tile"] = address_of(self.micro_kernel, tile_call(self.elements.dtype))
+        if self.narrow is not None:
+            g["narrow"] = address_of(self.narrow, tile_call(self.elements.dtype))
         g["steps"] = len(self.steps)
         for i, step in enumerate(self.steps):
             g["step"][0, i], g["jobs"][0, i] = address_of(step.kernel, call), step.jobs
@@ -94,41 +97,64 @@ def schedule_of(
     tile: tuple[int, int],
     depthwise: bool = False,
     phases: int = 1,
+    narrow: tuple[int, int] | None = None,
 ) -> Schedule:
     """The schedule of a register tile (MR, NV): panels of NR filters, blocks of positions.
 
     With `depthwise` the vectors of the tile run over groups; with `phases` each row of a tile
-    computes that many neighbouring positions."""
+    computes that many neighbouring positions; `narrow` is a tile of one vector, for filters that
+    do not fill one of the other."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     (MR, NV), NR = tile, tile[1] * vec.lanes
     g = in_phases(p, phases)
     g = across_groups(g, NR) if depthwise else g
-    g["MR"], g["NR"], g["panels"] = MR, NR, -(-int(g["O"][0]) // NR)
+    left = int(g["O"][0]) % NR if narrow and g["O"][0] > NR else 0
+    narrow = narrow if narrow and 0 < left <= vec.lanes else None
+    g["MR"] = max(MR, narrow[0]) if narrow else MR  # each block is enough for both
+    g["NR"], g["panels"] = NR, -(-int(g["O"][0]) // NR)
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
-    short = g["out"][0, 2] < MR
-    strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements, p.flop)
+    short = g["out"][0, 2] < g["MR"][0]
+    work = _work(g, window, depthwise)
+    strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements, work)
+    if depthwise:
+        g["mode"] = g["overlaps"]
+        g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
     lines = 1 if short else p.N * math.prod(p.output_L[:-1])
     blocks_of_line = int(g["blocks"][0]) + (not short and g["tail"][0] > 0)
     jobs = lines * blocks_of_line * int(g["group_blocks"][0] * g["panel_blocks"][0])
     filters = -(-int(g["panels"][0]) // int(g["panel_blocks"][0])) * NR
-    rows = max(MR, _block_rows(g)) if elements.rounds else MR
+    rows = max(int(g["MR"][0]), _block_rows(g) if elements.rounds else 0)
     g["block_at"] = strip = -(-strip // vec.lanes) * vec.lanes
     units = int((g["groups"] * g["panels"])[0])
     return Schedule(
         elements,
         g,
         steps=(
-            Step(packs(vec), units, 4 * units * window * NR),
-            Step((gathered if short else blocks)(elements, vec), jobs, p.flop),
+            Step(packs(vec), units, PACK_FLOP * units * window * NR),
+            Step((gathered if short else blocks)(elements, vec), jobs, work),
         ),
-        tile=f"{MR}x{NV} {vec.name}",
+        tile=f"{MR}x{NV}{' and {}x{}'.format(*narrow) if narrow else ''} {vec.name}",
         micro_kernel=micro_kernel(MR, NV, vec),
+        narrow=micro_kernel(*narrow, vec) if narrow else None,
         panels=units * window * NR,
         scratch=strip + (elements.rounds or short) * rows * filters,
         runs=2 * math.prod(g["K"][0].tolist()),
         suspects=phases > 1 or _meets_padding(p),
     )
+
+
+PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
+TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
+DEPTHWISE = 3  # a multiply-add that loads its operand waits for it
+
+
+def _work(g: np.ndarray, window: int, depthwise: bool) -> float:
+    """What the tiles compute, zeros and lanes that nobody needs as well, in FLOP at full speed."""
+    lines = int((g["N"] * g["out"][0, 0] * g["out"][0, 1])[0])
+    tiles = lines * -(-int(g["out"][0, 2]) // int(g["MR"][0])) * int((g["groups"] * g["panels"])[0])
+    per_tile = 2 * int((g["MR"] * g["NR"])[0]) * window * (DEPTHWISE if depthwise else 1)
+    return float(tiles * (per_tile + TILE_FLOP))
 
 
 def lanes_of(p: "Problem") -> int:
@@ -172,7 +198,7 @@ def _line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) ->
     groups, panels = int(g["groups"][0]), int(g["panels"][0])
     itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
     panel_bytes, x_bytes = window * NR * itemsize, int(g["stride"][0, 2] * g["width"][0]) * itemsize
-    g["rows_first"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
+    g["mode"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
     positions = block_positions(MR, x_bytes, panel_bytes)
     if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
         y_bytes = int(g["out_row"][0]) * itemsize
@@ -207,7 +233,7 @@ def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
     return MR * max(4, min(64, room // max(1, row_bytes * MR)))
 
 
-JOB_FLOP = 2e6  # 20 us: a job costs up to 1 us beside its multiply-adds
+JOB_FLOP = 1e6  # 10 us: a job costs up to 1 us beside its multiply-adds
 
 
 def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
