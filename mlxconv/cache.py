@@ -94,7 +94,6 @@ class _KernelCache:
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for `sig`, or None."""
         try:
-            target_context.refresh()
             path = self._path(sig, target_context.codegen())
             body = _read(path)
             if body is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mlxconv import roofline, timing
 from mlxconv.dispatch import plan
+from mlxconv.kernels import dot
 from mlxconv.plan import Plan
 from mlxconv.problem import Ints, Problem
 from mlxconv.query import Query, query
@@ -72,6 +73,11 @@ class Explanation:
             *self._roofline(),
         ]
         lines += [f"  refused   {name}: {reason}" for name, reason in self.refused]
+        if math.prod(p.output_L) < dot.MOST_POSITIONS:
+            lines.append(
+                f"  rounding  may depend on the batch: with less than {dot.MOST_POSITIONS} output "
+                "positions in an image, the kernel does"
+            )
         return "\n".join(lines)
 
     def _roofline(self) -> list[str]:
@@ -178,17 +184,9 @@ def _explanation(
 
 def _split(p: Plan) -> str:
     """The factors of the number of jobs."""
-    g = p.schedule.geometry[0]
-    lines = p.real.N * math.prod(p.real.output_L[:-1])
     if not p.schedule.tile:
         return "one per output position"
-    factors = {
-        "lines": lines,
-        "groups": g["groups"],
-        "blocks of positions": g["blocks"],
-        "blocks of panels": g["panel_blocks"],
-    }
-    return " x ".join(f"{n} {name}" for name, n in factors.items() if n > 1) or "one block"
+    return " x ".join(f"{n} {name}" for name, n in p.schedule.split if n > 1) or "one block"
 
 
 def _runs(real: Problem) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def test_quick_ones_are_not_worth_a_word(tmp_path):
 
 
 OTHERS = """
-import numba, mlxconv.notice, mlxconv.kernels.packing
+import numba, mlxconv.notice, mlxconv.kernels.elements
 assert mlxconv.notice.watch.cache_info().misses == 1
 mlxconv.notice.PATIENCE_SECONDS = -1
 numba.njit(lambda x: x + 1)(1)

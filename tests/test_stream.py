@@ -17,9 +17,9 @@ def seen(monkeypatch):
     allowed = []
     run = launcher.run
 
-    def spy(schedule, geometry, arrays, threads):
+    def spy(schedule, geometry, arrays, threads, panels=None):
         allowed.append(threads or launcher.default_threads())
-        return run(schedule, geometry, arrays, threads)
+        return run(schedule, geometry, arrays, threads, panels)
 
     monkeypatch.setattr(launcher, "run", spy)
     return allowed
@@ -75,9 +75,13 @@ def test_a_block_is_of_its_python_thread(seen):
 def test_environment(monkeypatch, variable, value, expected):
     for name in ("MLXCONV_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    launcher.default_threads.cache_clear()  # it is read once
     everything = launcher.default_threads()
     monkeypatch.setenv(variable, value)
-    assert launcher.default_threads() == (expected or everything)
+    launcher.default_threads.cache_clear()
+    found = launcher.default_threads()
+    launcher.default_threads.cache_clear()
+    assert found == (expected or everything)
 
 
 @pytest.mark.parametrize("bad", (1, "cpu", object(), True))

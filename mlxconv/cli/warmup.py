@@ -9,10 +9,16 @@ from mlxconv import cache
 from mlxconv.api import conv1d
 from mlxconv.arrays import FLOATING, dtype_named
 from mlxconv.cli import progress
-from mlxconv.problem import Parameters, problem_of
+from mlxconv.problem import Parameters, Problem, problem_of
 from mlxconv.stream import Stream
 
-CHANNELS, TAPS = 64, 31
+TAPS = 31
+# (rows, channels, filters, groups): whole vectors, a vector left over, few filters, lines shorter
+# than a tile, few outputs; the first is as long as it takes to be shared by threads
+SHAPES = (
+    *((0, 64, 64, 64), (0, 16, 24, 1), (99, 16, 40, 2), (99, 3, 3, 1)),
+    *((40, 16, 24, 1), (40, 64, 64, 64), (33, 4, 4, 1)),
+)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -39,26 +45,35 @@ def available(dtypes: tuple[str, ...]) -> tuple[str, ...]:
     return dtypes
 
 
-def arrays(dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """A depthwise convolution just large enough to be shared by threads."""
+def arrays(dtype: str, rows: int, C: int, filters: int, groups: int) -> list[np.ndarray]:
+    """Input and weight of a convolution of that shape; 0 rows: just enough for threads."""
     from mlxconv.threads import WORTH_SHARING
 
-    rows = int(max(WORTH_SHARING.values()) / (2 * CHANNELS * TAPS)) + TAPS
-    x = np.ones((1, rows, CHANNELS), dtype_named(dtype))
-    return x, np.ones((CHANNELS, TAPS, 1), x.dtype)
+    rows = rows or int(max(WORTH_SHARING.values()) / (2 * filters * TAPS * C // groups)) + TAPS
+    shapes = (1, rows, C), (filters, TAPS, C // groups)
+    return [np.ones(shape, dtype_named(dtype)) for shape in shapes]
 
 
 def able(dtype: str) -> tuple[str, ...]:
-    """The variants that can compute it."""
+    """The variants that compute one of the shapes."""
     from mlxconv import dispatch
 
-    x, w = arrays(dtype)
-    q = Parameters("conv1d", 1, 0, 1, 1, CHANNELS, False)
-    return dispatch.able(problem_of(q, x.shape, x.dtype, w.shape, w.dtype))
+    found = {variant for shape in SHAPES for variant in dispatch.able(_problem(dtype, shape))}
+    return tuple(variant for variant in dispatch.variants() if variant in found)
+
+
+def _problem(dtype: str, shape: tuple[int, ...]) -> Problem:
+    x, w = arrays(dtype, *shape)
+    q = Parameters("conv1d", 1, 0, 1, 1, shape[-1], False)
+    return problem_of(q, x.shape, x.dtype, w.shape, w.dtype)
 
 
 def call(variant: str, dtype: str) -> None:
-    """Once on one thread, once on all."""
-    x, w = arrays(dtype)
-    for stream in (Stream(threads=1), Stream()):
-        conv1d(x, w, groups=CHANNELS, stream=stream, variant=variant)
+    """Each shape once on one thread, once on all."""
+    from mlxconv import dispatch
+
+    for shape in SHAPES:
+        if variant in dispatch.able(_problem(dtype, shape)):
+            x, w = arrays(dtype, *shape)
+            for stream in (Stream(threads=1), Stream()):
+                conv1d(x, w, groups=shape[-1], stream=stream, variant=variant)

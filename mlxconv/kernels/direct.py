@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TILES = {
     16: (
         Tile((6, 2), 0.9),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA
-        Tile((12, 1), 0.7),  # 12 + 1 + 1 = 14 of 16; 13 loads feed 12 FMA
+        Tile((10, 1), 0.7),  # 10 + 1 + 1 = 12 of 16, more would spill; 11 loads feed 10 FMA
     ),
     32: (
         Tile((14, 2), 0.9),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA

@@ -116,4 +116,5 @@ def schedule(p: "Problem") -> Schedule:
     jobs = p.groups * int(g["blocks"][0])
     step = Step(range_kernel(elements, vec), jobs, COST * p.flop)
     tile = f"{POSITIONS}x{FILTERS} filters {vec.name}"
-    return Schedule(elements, g, (step,), tile=tile, scratch=windows, suspects=True)
+    split = (("groups", p.groups), ("blocks of filters", int(g["blocks"][0])))
+    return Schedule(elements, g, (step,), tile=tile, scratch=windows, split=split, suspects=True)

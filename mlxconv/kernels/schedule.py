@@ -51,6 +51,7 @@ class Schedule:
     panels: int = 0  # packed filters
     scratch: int = 0  # per worker
     runs: int = 0  # per worker
+    split: tuple[tuple[str, int], ...] = ()  # what the jobs are, for people: (name, count)
     suspects: bool = False  # whether a zero that is none of the data may meet an infinity
 
     @cached_property
@@ -140,6 +141,12 @@ def schedule_of(
         panels=units * window * NR,
         scratch=strip + (elements.rounds or short) * rows * filters,
         runs=2 * math.prod(g["K"][0].tolist()),
+        split=(
+            ("lines", lines),
+            ("blocks of positions", blocks_of_line),
+            ("blocks of groups", int(g["group_blocks"][0])),
+            ("blocks of panels", int(g["panel_blocks"][0])),
+        ),
         suspects=phases > 1 or _meets_padding(p),
     )
 
