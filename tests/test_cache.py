@@ -92,8 +92,9 @@ if workers == "2":
 
 def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, **named):
     groups = C if variant == "depthwise" else groups or 1
-    if variant == "dot":
-        L = taps
+    if variant == "dot":  # one output, many filters
+        L = [1 + named.get("kernel_dilation", 1) * (tap - 1) for tap in taps]
+        named, filters = {k: v for k, v in named.items() if k != "padding"}, 900
     x = layout(np.ones((N, *L, C), np.float32))
     w = np.ones((groups * filters, *taps, C // groups), np.float32)
     with install_recorder("numba:compile") as recorder:
@@ -103,12 +104,12 @@ def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, *
     return sum(event.is_start for _, event in recorder.buffer)
 
 few = variant == "depthwise"
-print(compiled(1, (100,), 16, (3,), 1 if few else 32), sum([
+print(compiled(1, (4000,), 16, (3,), 1 if few else 32), sum([
     compiled(3, (301,), 48, (7,), 3 if few else 16, stride=2, padding=3),
     compiled(1, (90,), 24, (40,), 1 if few else 48, padding=([3], [0])),
     compiled(2, (900,), 64, (2,), 2 if few else 64, kernel_dilation=9, flip=True),
     compiled(2, (50,), 24, (3,), 12 if few else 16, groups=3),
-    compiled(1, (77,), 9, (4,), 4 if few else 96, layout=np.asfortranarray),
+    compiled(1, (7700,), 9, (4,), 4 if few else 96, layout=np.asfortranarray),
     compiled(1, (20, 30), 8, (3, 5), 2 if few else 32, stride=(2, 1), padding=1),
 ]))
 """

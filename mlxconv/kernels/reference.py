@@ -4,7 +4,8 @@ Computes    y[n, l, o] = sum over taps k, channels c of x[n, (l*stride - padding
             / input_dilation, c] * w[o, k, c], over those taps whose row is in the input, per group.
 For         every problem: this is what the other variants are tested against, and what computes
             those that none of them takes.
-Order       taps in row-major order, channels in order; product and sum are rounded separately.
+Order       taps in row-major order, channels in order; product and sum are rounded separately
+            (but see `range_kernel`).
 """
 
 import math
@@ -47,11 +48,13 @@ def meets_padding(d, h, l, g):
 def range_kernel(elements, mends=False):
     """The kernel over output positions, for these types of input and output.
 
-    One that `mends` touches NaN only: of outputs that met padding, and with phases of all."""
+    One that `mends` touches NaN only: of outputs that met padding, and with phases of all.  It
+    multiplies and adds in one instruction, as tiles do, so that a mended output has the bits of one
+    that met no such zero."""
     widen, narrow, Sum = elements.widen, elements.narrow, np.dtype(elements.dtype).type
     widen_output, MENDS = elements.widen_output, int(mends)
 
-    @kernel
+    @kernel(fastmath={"contract"} if mends else set())
     def dot(data, g, image, d, h, l, o):
         """One output: the sum over all taps and channels of its group."""
         total = Sum(0)
