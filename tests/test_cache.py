@@ -104,7 +104,7 @@ def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, *
     return sum(event.is_start for _, event in recorder.buffer)
 
 few = variant == "depthwise"
-print(compiled(1, (4000,), 16, (3,), 1 if few else 32), sum([
+print(compiled(1, (40000,), 16, (3,), 1 if few else 32), sum([
     compiled(3, (301,), 48, (7,), 3 if few else 16, stride=2, padding=3),
     compiled(1, (90,), 24, (40,), 1 if few else 48, padding=([3], [0])),
     compiled(2, (900,), 64, (2,), 2 if few else 64, kernel_dilation=9, flip=True),

@@ -129,14 +129,15 @@ def windows(elements, vec):
     def copy_strips(data, base, r0, span, tap_rows, taps, c0):
         """Fill the strips of the valid outer taps (kd, kh), one behind the other."""
         g = data.geometry[0]
-        at, far = 0, tap_rows != g.dilation[2]
+        strip, far = 0, tap_rows != g.dilation[2]
         rows = span if far else span + (taps.k1 - taps.k0 - 1) * tap_rows
         for kd in range(taps.d0, taps.d1):
             for kh in range(taps.h0, taps.h1):
                 outer = base + kd * g.dilation[0] * g.x_step[0] + kh * g.dilation[1] * g.x_step[1]
                 for k in range(taps.k0, taps.k1 if far else min(taps.k1, taps.k0 + 1)):
+                    at = strip * rows * g.width
                     copy_rows(data, outer, r0 + k * g.dilation[2], rows, c0, at)
-                    at += rows * g.width
+                    strip += 1
 
     @kernel
     def open_window(data, block, group):
