@@ -2,9 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from mlxconv.api import conv1d, conv_general
-from mlxconv.prepared import Conv1d
+from mlxconv.api import conv1d, conv2d, conv3d, conv_general
+from mlxconv.prepared import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from mlxconv.stream import Device, Stream, cpu, stream
+from mlxconv.transposed import conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
     from mlxconv.dispatch import variants
@@ -16,10 +24,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Device",
     "Stream",
     "conv1d",
+    "conv2d",
+    "conv3d",
     "conv_general",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cpu",
     "explain",
     "machine",

@@ -1,6 +1,6 @@
 """The public functions: MLX's signatures, on NumPy arrays.
 
-Each body names its axes and hands over to `_convolve`, which every convolution goes through.
+Each body names its axes and hands over to `convolution`, which every convolution goes through.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlxconv.arrays import as_array
-from mlxconv.problem import Ints, Parameters, Problem, problem_of
+from mlxconv.parameters import Ints, Parameters
+from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
 
 
@@ -94,7 +95,108 @@ def conv1d(
     """
     exact = type(stride) is type(padding) is type(dilation) is type(groups) is int
     q = ("conv1d", stride, padding, dilation, 1, groups, False)
-    return _convolve(q, exact, input, weight, stream, variant, out)
+    return convolution(q, exact, input, weight, stream, variant, out)
+
+
+def conv2d(
+    input: Any,
+    weight: Any,
+    /,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    stream: Any = None,
+    variant: str | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    r"""2-D convolution over channels-last data.
+
+    .. math:: y[n, i, j, o] = \sum_{k, l, c}
+              x[n, i \cdot stride_0 - lo_0 + k \cdot dilation_0,
+              j \cdot stride_1 - lo_1 + l \cdot dilation_1, c_0(o) + c] \; w[o, k, l, c]
+
+    Parameters
+    ----------
+    input : array_like, shape (N, H, W, C_in)
+        See `conv1d`.
+    weight : array_like, shape (C_out, KH, KW, C_in / groups)
+        See `conv1d`.
+    stride, dilation : int or (int, int)
+        One value for both axes, or one for each.
+    padding : int, (int, int), ((int, int), (int, int)) or str
+        Rows added at both ends of each axis; a pair of pairs is (lo, hi) of each axis; "valid"
+        adds none, "same" as many as make ``ceil(L / stride)`` outputs.
+    groups, stream, variant, out
+        See `conv1d`.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, H_out, W_out, C_out)
+        Extents as those of `conv1d`, per axis.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError, MemoryError
+        See `conv1d`.
+
+    Notes
+    -----
+    After ``mlx.core.conv2d`` of MLX 0.32.
+    """
+    q = ("conv2d", stride, padding, dilation, 1, groups, False)
+    return convolution(q, are_exact(q), input, weight, stream, variant, out)
+
+
+def conv3d(
+    input: Any,
+    weight: Any,
+    /,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    stream: Any = None,
+    variant: str | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    r"""3-D convolution over channels-last data: `conv2d` with one axis more.
+
+    .. math:: y[n, p, o] = \sum_k \sum_c x[n, p \cdot stride - lo + k \cdot dilation, c_0(o) + c]
+              \; w[o, k, c]
+
+    with positions p and taps k that are triples.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, D, H, W, C_in)
+        See `conv1d`.
+    weight : array_like, shape (C_out, KD, KH, KW, C_in / groups)
+        See `conv1d`.
+    stride, dilation : int or (int, int, int)
+        One value for all axes, or one for each.
+    padding : int, (int, int, int), three pairs (lo, hi), or str
+        See `conv2d`.
+    groups, stream, variant, out
+        See `conv1d` and `conv2d`.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, D_out, H_out, W_out, C_out)
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError, MemoryError
+        See `conv1d`.
+
+    Notes
+    -----
+    After ``mlx.core.conv3d`` of MLX 0.32, which has no groups.
+    """
+    q = ("conv3d", stride, padding, dilation, 1, groups, False)
+    return convolution(q, are_exact(q), input, weight, stream, variant, out)
 
 
 def conv_general(
@@ -154,11 +256,10 @@ def conv_general(
     follows ``jax.lax.conv_general_dilated``.
     """
     q = ("conv_general", stride, padding, kernel_dilation, input_dilation, groups, flip)
-    exact = type(flip) is bool and all(type(value) is int for value in q[1:-1])
-    return _convolve(q, exact, input, weight, stream, variant, out)
+    return convolution(q, are_exact(q), input, weight, stream, variant, out)
 
 
-def _convolve(
+def convolution(
     q: tuple[Any, ...],
     exact: bool,
     input: Any,
@@ -167,8 +268,9 @@ def _convolve(
     variant: str | None,
     out: np.ndarray | None,
 ) -> np.ndarray:
-    """The road: arrays -> problem -> plan -> run.  Of the parameters `q` nothing is known but
-    whether they are ints, `exact`: then equal ones mean the same (1.0 == 1 would pass for it)."""
+    """The road: arrays -> problem -> plan -> run, for the fields `q` of Parameters.  Where they are
+    `exact`, so that equal ones mean the same (1.0 == 1 would pass for it), all but the last is
+    known from the time before."""
     x = input if type(input) is np.ndarray else as_array("input", input)
     w = weight if type(weight) is np.ndarray else as_array("weight", weight)
     threads = resolve(stream).threads
@@ -176,6 +278,18 @@ def _convolve(
         return _known_runner(q, x.shape, x.dtype, w.shape, w.dtype, variant)(x, w, threads, out)
     problem = problem_of(Parameters(*q), x.shape, x.dtype, w.shape, w.dtype)
     return _runner(problem, variant)(x, w, threads, out)
+
+
+def are_exact(q: tuple[Any, ...]) -> bool:
+    """Whether all parameters are ints, names, or tuples of ints, and `flip` a bool."""
+    return type(q[6]) is bool and all(map(_is_exact, q))
+
+
+def _is_exact(value: Any) -> bool:
+    kind = type(value)
+    if kind is tuple:
+        return all(map(_is_exact, value))
+    return kind is int or kind is str or kind is bool
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from mlxconv.kernels import depthwise, direct, dot, reference
+from mlxconv.phases import PhasedPlan, phases_of
 from mlxconv.plan import Plan, as_real
 from mlxconv.problem import Problem
 
@@ -47,13 +48,30 @@ def variants() -> tuple[str, ...]:
 
 def able(problem: Problem) -> tuple[str, ...]:
     """The names of the variants that can compute `problem`, whether or not they should."""
-    real = as_real(problem)
-    return tuple(v.name for v in VARIANTS if not v.kernel.refuses(real))
+    parts = [as_real(part) for part in _parts(problem)]
+    return tuple(v.name for v in VARIANTS if not any(map(v.kernel.refuses, parts)))
+
+
+def _parts(problem: Problem) -> tuple[Problem, ...]:
+    """The problems without a dilated input that `problem` is made of."""
+    if max(problem.input_dilation) == 1:
+        return (problem,)
+    return tuple(phase.problem for phase in phases_of(problem))
 
 
 @lru_cache(maxsize=4096)
-def plan(problem: Problem, variant: str | None = None) -> Plan:
-    """How `problem` is computed: by the first row that holds, or by the row named `variant`."""
+def plan(problem: Problem, variant: str | None = None) -> Plan | PhasedPlan:
+    """How `problem` is computed: by the first row that holds, or by the row named `variant`; if
+    its input is dilated, each phase apart from the others."""
+    if max(problem.input_dilation) == 1 or variant == "reference":
+        return _plan(problem, variant)
+    phases = phases_of(problem)
+    if not phases or 0 in problem.output_shape:
+        return _plan(problem, "reference")  # there is nothing to multiply
+    return PhasedPlan(problem, tuple((phase, _plan(phase.problem, variant)) for phase in phases))
+
+
+def _plan(problem: Problem, variant: str | None) -> Plan:
     real = as_real(problem)
     chosen, refused = _first(real) if variant is None else (_named(variant), ())
     if reason := chosen.kernel.refuses(real):

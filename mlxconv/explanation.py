@@ -7,8 +7,10 @@ from typing import Any
 from mlxconv import roofline, timing
 from mlxconv.dispatch import plan
 from mlxconv.kernels import dot
-from mlxconv.plan import Plan
-from mlxconv.problem import Ints, Problem
+from mlxconv.parameters import Ints
+from mlxconv.phases import PhasedPlan
+from mlxconv.plan import Plan, as_real
+from mlxconv.problem import Problem
 from mlxconv.query import Query, query
 from mlxconv.stream import resolve
 from mlxconv.tables import number
@@ -161,10 +163,14 @@ def explain(
 
 
 def _explanation(
-    p: Plan, asked: Query, threads: int, known: roofline.Machine | None, seconds: float | None
+    p: Plan | PhasedPlan,
+    asked: Query,
+    threads: int,
+    known: roofline.Machine | None,
+    seconds: float | None,
 ) -> Explanation:
     jobs = p.schedule.steps[-1].jobs
-    flop, moved = p.real.flop, asked.bytes_moved
+    flop, moved = as_real(p.problem).flop, asked.bytes_moved
     return Explanation(
         problem=p.problem,
         variant=p.variant,
@@ -182,11 +188,12 @@ def _explanation(
     )
 
 
-def _split(p: Plan) -> str:
+def _split(p: Plan | PhasedPlan) -> str:
     """The factors of the number of jobs."""
     if not p.schedule.tile:
         return "one per output position"
-    return " x ".join(f"{n} {name}" for name, n in p.schedule.split if n > 1) or "one block"
+    split = " x ".join(f"{n} {name}" for name, n in p.schedule.split if n > 1) or "one block"
+    return f"{split}; the largest of {len(p.phases)} phases" if isinstance(p, PhasedPlan) else split
 
 
 def _runs(real: Problem) -> tuple[int, int]:

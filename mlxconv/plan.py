@@ -35,8 +35,9 @@ class Plan:
         self.refused = refused  # the earlier rows of the table, and why not they
         self.output_shape = problem.output_shape
         self.dtype = dtype_named(problem.dtype)
-        self.is_empty = not (math.prod(problem.output_shape) and math.prod(problem.weight_shape))
-        self.is_small = math.prod(self.output_shape) * self.dtype.itemsize < SMALL_BYTES
+        self.output_elements = math.prod(self.output_shape)
+        self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
+        self.is_small = self.output_elements * self.dtype.itemsize < SMALL_BYTES
         self.is_real = problem.dtype in ("float32", "float64") and not problem.flip
 
     @cached_property
@@ -60,7 +61,11 @@ class Plan:
         """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
 
         What is made of the filters is kept in `packed`, and found there the next time."""
-        y = self._new_output() if out is None else self._checked_output(out, x, w)
+        y = (
+            self._new_output()
+            if out is None
+            else checked_output(out, self.output_shape, self.dtype, x, w)
+        )
         if self.is_empty:
             y[...] = 0
             return y
@@ -77,24 +82,8 @@ class Plan:
         self._launch(memory.flat, memory, filters, _as_elements(y), workers, packed)
         return y
 
-    def _checked_output(self, out: Any, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """`out`, if the result may be written there."""
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out takes a NumPy array, got {type(out).__name__}")
-        if out.shape != self.output_shape or out.dtype != self.dtype:
-            raise ValueError(
-                f"out has shape {out.shape} and type {out.dtype}, but the result has shape "
-                f"{self.output_shape} and type {self.dtype}"
-            )
-        if not out.flags.carray or not out.dtype.isnative:
-            raise ValueError(
-                "out must be writeable, aligned and C-contiguous; got an array with strides "
-                f"{out.strides}{'' if out.flags.writeable else ' that is read-only'}"
-            )
-        for name, array in (("input", x), ("weight", w)):
-            if np.may_share_memory(out, array):
-                raise ValueError(f"out overlaps with {name} in memory; pass another array")
-        return out
+    def _checked(self, out: Any, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return checked_output(out, self.output_shape, self.dtype, x, w)
 
     def _new_output(self) -> np.ndarray:
         """Memory for the result; that of a large one starts at a cache line, since vectors that
@@ -123,12 +112,39 @@ class Plan:
             threads.run(self.mending, _laid_out(self.mending, layout), (x, w, y), workers)
 
 
+def checked_output(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], x: np.ndarray, w: np.ndarray
+) -> np.ndarray:
+    """`out`, if the result may be written there."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out takes a NumPy array, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out has shape {out.shape} and type {out.dtype}, but the result has shape "
+            f"{shape} and type {dtype}"
+        )
+    if not out.flags.carray or not out.dtype.isnative:
+        raise ValueError(
+            "out must be writeable, aligned and C-contiguous; got an array with strides "
+            f"{out.strides}{'' if out.flags.writeable else ' that is read-only'}"
+        )
+    for name, array in (("input", x), ("weight", w)):
+        if np.may_share_memory(out, array):
+            raise ValueError(f"out overlaps with {name} in memory; pass another array")
+    return out
+
+
 class Packed:
     """What calls with the same filters share: the filters as kernels see them, and packed."""
 
     def __init__(self) -> None:
         self.filters: dict[str, np.ndarray] = {}  # by the type of the arithmetic
         self.panels: dict[Any, np.ndarray] = {}  # by the layout
+        self._parts: dict[int, Packed] = {}
+
+    def part(self, phase: int) -> "Packed":
+        """The same for some of the taps."""
+        return self._parts.setdefault(phase, Packed())
 
 
 def as_real(p: "Problem") -> "Problem":

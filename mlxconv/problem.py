@@ -6,15 +6,12 @@ words of MLX 0.32, so that code moved from MLX keeps seeing the messages it know
 """
 
 import math
-import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mlxconv.arrays import check_input_dtype, result_dtype
-
-Ints = tuple[int, ...]
+from mlxconv.parameters import RANKS, Ints, Parameters, described, integer, steps_of
 
 
 class Problem(NamedTuple):
@@ -74,23 +71,24 @@ class Problem(NamedTuple):
 
     @property
     def flop(self) -> int:
-        """Two per multiply-add, taps that meet padding included: the field's way to count."""
-        return 2 * math.prod(self.output_shape) * math.prod(self.K) * (self.C // self.groups)
+        """Two per multiply-add, taps that meet padding included, the field's way to count, but
+        not those that meet the zeros of a dilated input."""
+        axes = (self.output_L, self.K, self.stride, self.padding_lo)
+        steps = (self.kernel_dilation, self.input_dilation)
+        met = math.prod(_taps_met(*sizes) for sizes in zip(*axes, *steps, strict=True))
+        return 2 * self.N * self.O * met * (self.C // self.groups)
 
 
-class Parameters(NamedTuple):
-    """What a caller said beside the two arrays, as said, and which function was called."""
-
-    function: str
-    stride: Any
-    padding: Any
-    kernel_dilation: Any
-    input_dilation: Any
-    groups: Any
-    flip: Any
-
-
-RANKS = {"conv1d": (1,), "conv2d": (2,), "conv3d": (3,), "conv_general": (1, 2, 3)}
+def _taps_met(L_out: int, K: int, stride: int, lo: int, dilation: int, idil: int) -> int:
+    """Pairs of an output and a tap that meets an element of the input or padding, on one axis."""
+    if idil == 1:
+        return L_out * K
+    apart = idil // math.gcd(idil, stride)  # outputs that meet the same taps
+    return sum(
+        len(range(first, L_out, apart))
+        * sum((first * stride - lo + k * dilation) % idil == 0 for k in range(K))
+        for first in range(min(apart, L_out))
+    )
 
 
 def problem_of(
@@ -103,28 +101,16 @@ def problem_of(
     _check_weight_rank(w_shape, rank)
     dtype = result_dtype(x_dtype, w_dtype)
     L, K = x_shape[1:-1], w_shape[1:-1]
-    single = q.function == "conv1d"  # MLX takes ints only
-    values = integer_per_axis if single else per_axis
-    stride = values("stride", q.stride, rank, 1)
-    dilation_name = "kernel_dilation" if q.function == "conv_general" else "dilation"
-    dilation = values(dilation_name, q.kernel_dilation, rank, 1)
-    if q.function == "conv_general":
-        lo, hi = _general_padding(q.padding, rank)
-    else:
-        lo, hi = _padding(q.padding, rank, K, L, stride, dilation)
+    steps = steps_of(q, L, K)
     if not isinstance(q.flip, bool):
-        raise TypeError(f"flip takes a bool, got {_described(q.flip)}")
+        raise TypeError(f"flip takes a bool, got {described(q.flip)}")
     problem = Problem(
         N=x_shape[0],
         L=L,
         C=x_shape[-1],
         O=w_shape[0],
         K=K,
-        stride=stride,
-        padding_lo=lo,
-        padding_hi=hi,
-        kernel_dilation=dilation,
-        input_dilation=per_axis("input_dilation", q.input_dilation, rank, 1),
+        **steps._asdict(),
         groups=integer("groups", q.groups),
         flip=q.flip,
         dtype=dtype,
@@ -141,101 +127,6 @@ def _check(problem: Problem, weight_shape: Ints) -> None:
     _check_steps(problem)
     _check_extents(problem, weight_shape)
     _check_size(problem)
-
-
-def integer(name: str, value: Any) -> int:
-    """`value` as an int, by `__index__`: ints, bools and NumPy integers, but no float."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} takes an int, got {_described(value)}") from None
-
-
-def per_axis(name: str, value: Any, rank: int, default: int) -> Ints:
-    """`value`, an int or a sequence of ints, as one int for each of `rank` spatial axes."""
-    if type(value) is int:
-        return (value,) * rank
-    if not is_sequence(value):
-        try:
-            return (operator.index(value),) * rank
-        except TypeError:
-            kinds = f"an int or a sequence of {rank} int{'s' * (rank > 1)}"
-            raise TypeError(f"{name} takes {kinds}, got {_described(value)}") from None
-    values = tuple(integer(f"{name}[{i}]", v) for i, v in enumerate(value))
-    if len(values) == 0:
-        return (default,) * rank
-    if len(values) == 1:
-        return values * rank
-    if len(values) != rank:
-        raise ValueError(
-            f"{name} has {len(values)} values, {list(values)}, but the convolution has {rank} "
-            f"spatial ax{'es' if rank > 1 else 'is'}; give one int, or one per axis"
-        )
-    return values
-
-
-def is_sequence(value: Any) -> bool:
-    """Whether `value` lists one thing per axis: a list, a tuple, a 1-D array, but no string."""
-    if isinstance(value, str | bytes):
-        return False
-    return isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1
-
-
-def integer_per_axis(name: str, value: Any, rank: int, default: int) -> Ints:
-    """`value`, which must be an int."""
-    return (integer(name, value),) * rank
-
-
-def _general_padding(value: Any, rank: int) -> tuple[Ints, Ints]:
-    """The `padding` of conv_general: (lo, hi) with a sequence each, else both ends alike."""
-    if is_sequence(value) and len(value) == 2 and all(map(is_sequence, value)):
-        lo, hi = value
-        return per_axis("padding[0]", lo, rank, 0), per_axis("padding[1]", hi, rank, 0)
-    both = per_axis("padding", value, rank, 0)
-    return both, both
-
-
-def _padding(
-    value: Any, rank: int, K: Ints, L: Ints, stride: Ints, dilation: Ints
-) -> tuple[Ints, Ints]:
-    """The `padding` of conv1d, conv2d and conv3d as (lo, hi), each with one int per axis.
-
-    Beside MLX's int (for 2 and 3 axes also one int per axis) it may be one (lo, hi) per axis,
-    which for one axis is just `(lo, hi)`, or "valid", "same" or, with one axis, "causal".
-    """
-    if isinstance(value, str):
-        return _named_padding(value, rank, K, L, stride, dilation)
-    pairs = [value] if rank == 1 else value
-    if is_sequence(value) and len(pairs) == rank and all(map(is_sequence, pairs)):
-        for axis, pair in enumerate(pairs):
-            if len(pair) != 2:
-                raise ValueError(f"padding of axis {axis + 1} takes (lo, hi), got {pair!r}")
-        lo, hi = zip(*pairs, strict=True)
-        return per_axis("padding", lo, rank, 0), per_axis("padding", hi, rank, 0)
-    both = per_axis("padding", value, rank, 0)
-    return both, both
-
-
-def _named_padding(
-    name: str, rank: int, K: Ints, L: Ints, stride: Ints, dilation: Ints
-) -> tuple[Ints, Ints]:
-    reach = tuple(d * (k - 1) for d, k in zip(dilation, K, strict=True))
-    if name == "valid":
-        return (0,) * rank, (0,) * rank
-    if name == "causal" and rank == 1:
-        return reach, (0,)
-    if name == "same":
-        total = tuple(
-            max(0, (-(-n // s) - 1) * s + r + 1 - n) if s > 0 else 0
-            for n, s, r in zip(L, stride, reach, strict=True)
-        )
-        return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
-    known = '"valid", "same"' + (' or "causal"' if rank == 1 else "")
-    raise ValueError(f"padding takes an int, (lo, hi) per axis, or {known}; got {name!r}")
-
-
-def _described(value: Any) -> str:
-    return f"{value!r} of type {type(value).__name__}"
 
 
 def _check_rank(function: str, shape: Ints) -> None:

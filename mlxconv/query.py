@@ -7,7 +7,8 @@ import numpy as np
 
 from mlxconv.api import conv1d, conv_general
 from mlxconv.arrays import as_array, dtype_named
-from mlxconv.problem import Ints, Parameters, Problem, problem_of
+from mlxconv.parameters import Ints, Parameters
+from mlxconv.problem import Problem, problem_of
 
 
 class Query(NamedTuple):

@@ -18,7 +18,8 @@ import pytest
 import mlxconv
 from mlxconv.cli import main, output
 from mlxconv.cli.blocks import LEAST_POSITIONS, blocks_of, span_of
-from mlxconv.problem import Parameters, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import problem_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, or mounts")
 RNG = np.random.default_rng(7)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import mlxconv
 from mlxconv import dispatch
-from mlxconv.problem import Parameters, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import problem_of
 from tests import helpers
 from tests.problems import DTYPES, cases, random_cases
 

@@ -10,7 +10,8 @@ import pytest
 import mlxconv
 from mlxconv import workspace
 from mlxconv.dispatch import plan
-from mlxconv.problem import Parameters, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import problem_of
 from tests.guard import needs_guard_pages
 
 

@@ -61,7 +61,19 @@ def test_version():
 # The road of data; a module may import those after it, and the side roads below from anywhere.
 ROAD = (
     *("bench", "racing", "explanation", "query", "roofline"),  # what looks at the road
-    *("prepared", "api", "problem", "dispatch", "plan", "threads", "kernels", "simd"),
+    *(
+        "prepared",
+        "transposed",
+        "api",
+        "problem",
+        "parameters",
+        "dispatch",
+        "phases",
+        "plan",
+        "threads",
+        "kernels",
+        "simd",
+    ),
 )
 SIDE = (
     *("arrays", "stream", "processor", "cache", "timing", "tables"),

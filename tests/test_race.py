@@ -8,7 +8,8 @@ import pytest
 
 import mlxconv
 from mlxconv import dispatch, racing, roofline, sampling, timing
-from mlxconv.problem import Parameters, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import problem_of
 from mlxconv.tables import Table, number
 from tests import helpers
 from tests.test_roofline import MACHINE

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxconv.problem import Parameters, Problem, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import Problem, problem_of
 
 
 class Shape(NamedTuple):

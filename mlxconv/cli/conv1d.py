@@ -14,7 +14,8 @@ from mlxconv.cli import output, progress
 from mlxconv.cli.blocks import Block, blocks_of, span_of
 from mlxconv.cli.errors import BadInput
 from mlxconv.cli.sources import Header, Source, open_source, read_array, read_header, regular_file
-from mlxconv.problem import Parameters, Problem, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import Stream
 
 

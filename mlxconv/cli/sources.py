@@ -18,7 +18,7 @@ import numpy as np
 from mlxconv.arrays import dtype_named
 from mlxconv.cli.errors import BadInput, Failed
 from mlxconv.cli.output import as_bytes
-from mlxconv.problem import Ints
+from mlxconv.parameters import Ints
 
 READERS: Any = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -9,7 +9,8 @@ from mlxconv import cache
 from mlxconv.api import conv1d
 from mlxconv.arrays import FLOATING, dtype_named
 from mlxconv.cli import progress
-from mlxconv.problem import Parameters, Problem, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import Stream
 
 TAPS = 31

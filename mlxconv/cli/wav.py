@@ -17,7 +17,7 @@ import numpy as np
 
 from mlxconv.cli.errors import BadInput
 from mlxconv.cli.sources import read_elements
-from mlxconv.problem import Ints
+from mlxconv.parameters import Ints
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 UNKNOWN_SIZE = (

@@ -272,7 +272,8 @@ cache.attach = lambda dispatcher, options: made.append((dispatcher, options)) or
 from mlxconv import processor
 from mlxconv.dispatch import plan, variants
 from mlxconv.kernels import entry
-from mlxconv.problem import Parameters, problem_of
+from mlxconv.parameters import Parameters
+from mlxconv.problem import problem_of
 
 
 def identity(value):

@@ -1,0 +1,231 @@
+"""Two and three axes, transposed convolutions, dilated inputs: exact integer data, every corner."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import mlxconv
+from mlxconv.dispatch import plan
+from mlxconv.phases import phases_of
+from tests.helpers import integer_array, per_axis, random_array, reference
+from tests.problems import cases
+
+CONV = {1: mlxconv.conv1d, 2: mlxconv.conv2d, 3: mlxconv.conv3d}
+TRANSPOSE = {
+    1: mlxconv.conv_transpose1d,
+    2: mlxconv.conv_transpose2d,
+    3: mlxconv.conv_transpose3d,
+}
+PREPARED = {
+    1: (mlxconv.Conv1d, mlxconv.ConvTranspose1d),
+    2: (mlxconv.Conv2d, mlxconv.ConvTranspose2d),
+    3: (mlxconv.Conv3d, mlxconv.ConvTranspose3d),
+}
+RANKS = (1, 2, 3)
+
+
+def arrays(rank, C=8, O=12, K=3, groups=1, L=7, dtype=np.float32):
+    rng = np.random.default_rng(rank)
+    x = integer_array(rng, (2, *(L + i for i in range(rank)), C), dtype)
+    return x, integer_array(rng, (O, *(K,) * rank, C // groups), dtype)
+
+
+def spread(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1):
+    """A transposed convolution as it is told: every input row is added to K output rows."""
+    rank, (N, *L, C), (O, *K, c) = x.ndim - 2, x.shape, w.shape
+    axes = (per_axis(v, rank) for v in (stride, padding, dilation, output_padding))
+    s, p, d, extra = axes
+    whole = [(n - 1) * s[i] + d[i] * (K[i] - 1) + 1 + max(extra) for i, n in enumerate(L)]
+    y = np.zeros((N, *whole, groups, O // groups), np.int64)
+    x = x.astype(np.int64).reshape(N, *L, groups, C // groups)
+    w = w.astype(np.int64).reshape(groups, O // groups, *K, c)
+    for tap in np.ndindex(*K):
+        rows = [slice(d[i] * k, d[i] * k + s[i] * (L[i] - 1) + 1, s[i]) for i, k in enumerate(tap)]
+        taps = w[(slice(None), slice(None), *tap)]
+        y[(slice(None), *rows)] += np.einsum("n...gc,goc->n...go", x, taps)
+    kept = [
+        slice(p[i], (n - 1) * s[i] - p[i] + d[i] * (K[i] - 1) + extra[i] + 1)
+        for i, n in enumerate(L)
+    ]
+    return y[(slice(None), *kept)].reshape(N, *(k.stop - k.start for k in kept), O)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(
+    "stride, padding, dilation, groups",
+    [(1, 0, 1, 1), (2, 1, 1, 1), (1, 2, 2, 4), (3, 0, 1, 2), (1, 1, 1, 8)],
+)
+def test_convolutions(rank, stride, padding, dilation, groups):
+    x, w = arrays(rank, O=16, groups=groups)
+    y = CONV[rank](x, w, stride, padding, dilation, groups)
+    expected = reference(x, w, stride, padding, padding, dilation, groups=groups, dtype=np.int64)
+    assert np.array_equal(y, expected) and y.dtype == np.float32 and y.flags.c_contiguous
+
+
+@pytest.mark.parametrize("rank", (2, 3))
+def test_parameters_per_axis(rank):
+    x, w = arrays(rank)
+    stride, padding, dilation = (2, 1, 3)[:rank], (0, 2, 1)[:rank], (1, 2, 1)[:rank]
+    expected = reference(x, w, stride, padding, padding, dilation, dtype=np.int64)
+    for kind in (tuple, list, np.array):
+        parameters = (kind(stride), kind(padding), kind(dilation))
+        assert np.array_equal(CONV[rank](x, w, *parameters), expected)
+    pairs = tuple((p, p) for p in padding)
+    assert np.array_equal(CONV[rank](x, w, stride, pairs, dilation), expected)
+    assert CONV[rank](x, w, stride, "same").shape[1:-1] == tuple(
+        -(-n // s) for n, s in zip(x.shape[1:-1], stride, strict=True)
+    )
+    with pytest.raises(ValueError, match='"valid", "same"'):
+        CONV[rank](x, w, padding="causal")
+    with pytest.raises(ValueError, match="stride has 4 values"):
+        CONV[rank](x, w, (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(
+    "stride, padding, dilation, output_padding, groups",
+    [
+        (1, 0, 1, 0, 1),
+        (2, 1, 1, 1, 1),
+        (3, 2, 2, 2, 2),
+        (4, 0, 1, 3, 4),
+        (2, 2, 3, 0, 8),
+        (5, 0, 1, 0, 1),  # a stride longer than the window: outputs that meet nothing
+    ],
+)
+def test_transposed(rank, stride, padding, dilation, output_padding, groups):
+    x, w = arrays(rank, O=16, groups=groups, L=5)
+    call = (stride, padding, dilation, output_padding, groups)
+    y = TRANSPOSE[rank](x, w, *call)
+    assert np.array_equal(y, spread(x, w, *call)) and y.dtype == np.float32
+
+
+@pytest.mark.parametrize("rank", (2, 3))
+def test_transposed_per_axis(rank):
+    x, w = arrays(rank, L=5)
+    call = ((2, 1, 3)[:rank], (0, 1, 1)[:rank], (1, 2, 1)[:rank], (1, 0, 2)[:rank])
+    assert np.array_equal(TRANSPOSE[rank](x, w, *call), spread(x, w, *call))
+
+
+def test_more_padding_than_the_window_reaches():
+    y = mlxconv.conv_transpose1d(np.ones((1, 5, 1)), np.ones((1, 1, 1)), stride=2, padding=1)
+    assert y.ravel().tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_errors_of_transposed_convolutions():
+    x, w = arrays(1)
+    with pytest.raises(ValueError, match="Input dilation sizes must be positive"):
+        mlxconv.conv_transpose1d(x, w, stride=0)
+    with pytest.raises(ValueError, match="output_padding must not be negative"):
+        mlxconv.conv_transpose1d(x, w, output_padding=-1)
+    with pytest.raises(TypeError, match="stride takes an int"):
+        mlxconv.conv_transpose1d(x, w, stride=(2,))
+    with pytest.raises(TypeError, match="output_padding takes an int"):
+        mlxconv.conv_transpose1d(x, w, output_padding=0.5)
+    with pytest.raises(ValueError, match=r"\[conv_transpose2d\] Expected an input"):
+        mlxconv.conv_transpose2d(x, w)
+    with pytest.raises(ValueError, match="crops more"):
+        mlxconv.conv_transpose1d(x, w, padding=100)
+
+
+@given(cases(ranks=RANKS))
+def test_dilated_inputs(case):
+    x, w = case.data(np.random.default_rng(0), "float32")
+    expected = reference(x, w, *case.parameters, dtype=np.int64)
+    assert np.array_equal(case.run(x, w), expected)
+    assert np.array_equal(case.run(x, w, variant="reference"), expected)
+
+
+@given(cases(ranks=RANKS))
+def test_phases_have_no_zeros_and_all_outputs(case):
+    x, w = case.data(np.random.default_rng(0), "float32")
+    padding = (case.padding_lo, case.padding_hi)
+    steps = (case.stride, padding, case.kernel_dilation, case.groups)
+    p = mlxconv.explain(x, w, *steps, input_dilation=case.input_dilation, flip=case.flip).problem
+    if 0 in p.output_shape or max(p.input_dilation) == 1:
+        return
+    phases, seen = phases_of(p), np.zeros(p.output_L, int)
+    for phase in phases:
+        assert max(phase.problem.input_dilation) == 1
+        assert seen[phase.outputs].shape == phase.problem.output_L
+        seen[phase.outputs] += 1
+    assert seen.max(initial=0) <= 1
+    assert sum(phase.problem.flop for phase in phases) == p.flop
+    if phases:
+        assert plan(p).variant != "reference"
+
+
+@pytest.mark.parametrize("dtype", ("float16", "float64", "complex64"))
+@pytest.mark.parametrize("flip", (False, True))
+def test_types_of_dilated_inputs(dtype, flip):
+    rng = np.random.default_rng(1)
+    x, w = (integer_array(rng, s, dtype, 2) for s in ((2, 30, 6), (9, 5, 6)))
+    y = mlxconv.conv_general(x, w, 2, 3, 1, 3, flip=flip)
+    kind = np.complex128 if dtype == "complex64" else np.float64
+    assert np.array_equal(y, reference(x, w, 2, 3, 3, 1, 3, flip=flip, dtype=kind))
+    assert y.dtype == dtype
+
+
+def test_infinite_weights_stay_where_they_meet_the_input():
+    x, w = np.ones((1, 4, 1), np.float32), np.ones((1, 3, 1), np.float32)
+    w[0, 0] = np.inf
+    y = mlxconv.conv_transpose1d(x, w, stride=3).ravel()
+    assert y.tolist() == [np.inf, 1, 1] * 4
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_out(rank):
+    x, w = arrays(rank)
+    for call in (CONV[rank], TRANSPOSE[rank]):
+        expected = call(x, w, 2)
+        out = np.full_like(expected, 7)
+        assert call(x, w, 2, out=out) is out and np.array_equal(out, expected)
+        with pytest.raises(ValueError, match="out has shape"):
+            call(x, w, 2, out=out[:1])
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_prepared(rank):
+    x, w = arrays(rank)
+    plain, transposed = PREPARED[rank]
+    for made, expected in (
+        (plain(w, 2, 1), CONV[rank](x, w, 2, 1)),
+        (transposed(w, 2, 1, output_padding=1), TRANSPOSE[rank](x, w, 2, 1, 1, 1)),
+    ):
+        for conv in (made, pickle.loads(pickle.dumps(made))):
+            for _ in range(2):  # packing, and packed
+                assert conv(x).tobytes() == expected.tobytes()
+        assert repr(made).startswith(type(made).__name__ + "(<float32 filters")
+    with pytest.raises(ValueError, match="groups must be positive"):
+        transposed(w, groups=0)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("transposed", (False, True))
+def test_against_torch(rank, transposed):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    groups, C, O = 2, 6, 8
+    x = random_array(rng, (2, *(6,) * rank, C), np.float64)
+    w = random_array(rng, (O, *(3,) * rank, C // groups), np.float64)
+    first = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    filters = np.moveaxis(w, -1, 1)
+    if transposed:  # torch wants (C, O / groups, ...)
+        filters = filters.reshape(groups, O // groups, *filters.shape[1:])
+        filters = np.swapaxes(filters, 1, 2).reshape(C, O // groups, *w.shape[1:-1])
+        call = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+        y = TRANSPOSE[rank](x, w, 3, 1, 2, 1, groups)
+        expected = call(first, torch.from_numpy(filters.copy()), None, 3, 1, 1, groups, 2)
+    else:
+        call = getattr(torch.nn.functional, f"conv{rank}d")
+        y = CONV[rank](x, w, 2, 1, 2, groups)
+        expected = call(first, torch.from_numpy(filters.copy()), None, 2, 1, 2, groups)
+    assert np.allclose(np.moveaxis(y, -1, 1), expected.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_work_of_a_dilated_input_is_that_of_its_elements():
+    p = mlxconv.explain((1, 100, 4), (6, 8, 4), input_dilation=4, padding=([7], [7])).problem
+    assert p.flop == 2 * math.prod(p.output_shape) * (8 // 4) * 4
