@@ -15,8 +15,25 @@ from mlxconv.stream import Device, Stream, cpu, stream
 from mlxconv.transposed import conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 if TYPE_CHECKING:
+    from mlxconv.derivatives import (
+        conv1d_input_grad,
+        conv1d_weight_grad,
+        conv2d_input_grad,
+        conv2d_weight_grad,
+        conv3d_input_grad,
+        conv3d_weight_grad,
+        conv_transpose1d_input_grad,
+        conv_transpose1d_weight_grad,
+        conv_transpose2d_input_grad,
+        conv_transpose2d_weight_grad,
+        conv_transpose3d_input_grad,
+        conv_transpose3d_weight_grad,
+        jvp,
+        vjp,
+    )
     from mlxconv.dispatch import variants
     from mlxconv.explanation import explain
+    from mlxconv.gradients import conv_general_input_grad, conv_general_weight_grad
     from mlxconv.racing import race
     from mlxconv.roofline import machine
 
@@ -32,21 +49,58 @@ __all__ = [
     "Device",
     "Stream",
     "conv1d",
+    "conv1d_input_grad",
+    "conv1d_weight_grad",
     "conv2d",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
     "conv3d",
+    "conv3d_input_grad",
+    "conv3d_weight_grad",
     "conv_general",
+    "conv_general_input_grad",
+    "conv_general_weight_grad",
     "conv_transpose1d",
+    "conv_transpose1d_input_grad",
+    "conv_transpose1d_weight_grad",
     "conv_transpose2d",
+    "conv_transpose2d_input_grad",
+    "conv_transpose2d_weight_grad",
     "conv_transpose3d",
+    "conv_transpose3d_input_grad",
+    "conv_transpose3d_weight_grad",
     "cpu",
     "explain",
+    "jvp",
     "machine",
     "race",
     "stream",
     "variants",
+    "vjp",
 ]
 
 _LATER = {
+    **dict.fromkeys(
+        (
+            "conv1d_input_grad",
+            "conv1d_weight_grad",
+            "conv2d_input_grad",
+            "conv2d_weight_grad",
+            "conv3d_input_grad",
+            "conv3d_weight_grad",
+            "conv_transpose1d_input_grad",
+            "conv_transpose1d_weight_grad",
+            "conv_transpose2d_input_grad",
+            "conv_transpose2d_weight_grad",
+            "conv_transpose3d_input_grad",
+            "conv_transpose3d_weight_grad",
+            "jvp",
+            "vjp",
+        ),
+        "mlxconv.derivatives",
+    ),
+    "conv_general_input_grad": "mlxconv.gradients",
+    "conv_general_weight_grad": "mlxconv.gradients",
     "explain": "mlxconv.explanation",
     "machine": "mlxconv.roofline",
     "race": "mlxconv.racing",
@@ -55,7 +109,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    """The names whose modules need Numba, which is not loaded before it is used."""
+    """The names that few programs use, some of which need Numba: loaded when they are."""
     if name not in _LATER:
         raise AttributeError(f"module 'mlxconv' has no attribute {name!r}")
     import importlib

@@ -13,6 +13,7 @@ from mlxconv.arrays import as_array
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
+from mlxconv.tracing import Origin, Traced
 
 
 def conv1d(
@@ -271,13 +272,24 @@ def convolution(
     """The road: arrays -> problem -> plan -> run, for the fields `q` of Parameters.  Where they are
     `exact`, so that equal ones mean the same (1.0 == 1 would pass for it), all but the last is
     known from the time before."""
-    x = input if type(input) is np.ndarray else as_array("input", input)
-    w = weight if type(weight) is np.ndarray else as_array("weight", weight)
+    if type(input) is type(weight) is np.ndarray:
+        x, w = input, weight
+    elif isinstance(input, Traced) or isinstance(weight, Traced):
+        origin = Origin(Parameters(*q), input, weight, stream)
+        y = convolution(q, exact, *origin.values, stream, variant, out)
+        return Traced(y, origin)  # type: ignore[return-value]
+    else:
+        x, w = as_array("input", input), as_array("weight", weight)
     threads = resolve(stream).threads
     if exact:
         return _known_runner(q, x.shape, x.dtype, w.shape, w.dtype, variant)(x, w, threads, out)
     problem = problem_of(Parameters(*q), x.shape, x.dtype, w.shape, w.dtype)
     return _runner(problem, variant)(x, w, threads, out)
+
+
+def convolution_of(q: Parameters, input: Any, weight: Any, stream: Any) -> np.ndarray:
+    """The convolution with parameters `q`."""
+    return convolution(tuple(q), False, input, weight, stream, None, None)
 
 
 def are_exact(q: tuple[Any, ...]) -> bool:

@@ -61,19 +61,8 @@ def test_version():
 # The road of data; a module may import those after it, and the side roads below from anywhere.
 ROAD = (
     *("bench", "racing", "explanation", "query", "roofline"),  # what looks at the road
-    *(
-        "prepared",
-        "transposed",
-        "api",
-        "problem",
-        "parameters",
-        "dispatch",
-        "phases",
-        "plan",
-        "threads",
-        "kernels",
-        "simd",
-    ),
+    *("derivatives", "gradients", "prepared", "transposed", "api", "tracing"),
+    *("problem", "parameters", "dispatch", "phases", "plan", "threads", "kernels", "simd"),
 )
 SIDE = (
     *("arrays", "stream", "processor", "cache", "timing", "tables"),
@@ -105,7 +94,7 @@ def test_imports_go_down_the_road(place):
     sources += sorted((PACKAGE / stop).glob("*.py"))
     assert sources
     allowed = {stop, *ROAD[place + 1 :], *SIDE}
-    if stop in ("explanation", "dispatch", "plan"):
+    if stop in ("explanation", "dispatch", "phases", "plan"):
         allowed.add("problem")  # the data that travels the road
     if stop in ("bench", "racing"):
         allowed.add("sampling")

@@ -1,0 +1,185 @@
+"""Gradients: against finite differences in exact integers, torch's autograd and MLX's vjp."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import mlxconv
+from mlxconv import gradients
+from tests.helpers import integer_array, random_array
+from tests.problems import cases
+
+
+def inner(a, b):
+    return int((a.astype(np.int64) * b.astype(np.int64)).sum())
+
+
+@given(cases(ranks=(1, 2, 3)))
+def test_adjoint(case):
+    """A convolution is linear in x and in w, so <y, dy> = <x, dx> = <w, dw>, for any dy; with
+    integers to the last bit."""
+    rng = np.random.default_rng(0)
+    x, w = case.data(rng, "float64")
+    y = case.run(x, w)
+    dy = integer_array(rng, y.shape, "float64")
+    steps = (case.stride, (case.padding_lo, case.padding_hi), *case[5:])
+    dx = mlxconv.conv_general_input_grad(dy, w, x.shape, *steps)
+    dw = mlxconv.conv_general_weight_grad(x, dy, w.shape, *steps)
+    assert dx.shape == x.shape and dw.shape == w.shape
+    assert inner(y, dy) == inner(x, dx) == inner(w, dw)
+    for a, da, run in ((x, dx, lambda a: case.run(a, w)), (w, dw, lambda a: case.run(x, a))):
+        for i in rng.integers(0, max(1, a.size), min(3, a.size)):  # ... and for any x and w
+            step = np.zeros_like(a)
+            step.flat[i] = 1
+            assert inner(run(step), dy) == da.flat[i]
+
+
+def test_pieces_cover_the_cotangent_once_and_do_not_change_sums(monkeypatch):
+    rng = np.random.default_rng(1)
+    x, w = integer_array(rng, (3, 50, 9, 4), "f4"), integer_array(rng, (6, 3, 2, 2), "f4")
+    y = mlxconv.conv_general(x, w, 2, 1, groups=2)
+    dy = integer_array(rng, y.shape, "f4")
+    whole = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
+    monkeypatch.setattr(gradients, "SUM", 7)
+    monkeypatch.setattr(gradients, "PIECE_FLOP", 1)
+    p = mlxconv.explain(x, w, 2, 1, groups=2).problem
+    seen = np.zeros(dy.shape[:2], int)
+    for piece in gradients._pieces(p):
+        seen[piece] += 1
+    assert len(list(gradients._pieces(p))) > 9 and (seen == 1).all()
+    assert np.array_equal(mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2), whole)
+
+
+THIN = [
+    ("conv1d", (2, 1, 2, 2)),
+    ("conv2d", ((2, 1), (0, 1), 1, 1)),
+    ("conv3d", (1, 1, 1, 2)),
+    ("conv_transpose1d", (3, 1, 2, 2, 2)),
+    ("conv_transpose2d", (2, 1, 1, (1, 0), 1)),
+    ("conv_transpose3d", (2, 0, 1, 0, 4)),
+]
+
+
+def problem(name, call, dtype=np.float64):
+    rng = np.random.default_rng(5)
+    rank, groups = int(name[-2]), call[-1]
+    x = random_array(rng, (2, *(7,) * rank, 8), dtype)
+    w = random_array(rng, (12, *(3,) * rank, 8 // groups), dtype)
+    y = getattr(mlxconv, name)(x, w, *call)
+    return x, w, random_array(rng, y.shape, dtype)
+
+
+@pytest.mark.parametrize("name, call", THIN)
+def test_thin_forms_and_vjp(name, call):
+    x, w, dy = problem(name, call)
+    fn = getattr(mlxconv, name)
+    dx = getattr(mlxconv, f"{name}_input_grad")(dy, w, x.shape, *call)
+    dw = getattr(mlxconv, f"{name}_weight_grad")(x, dy, w.shape, *call)
+    (y,), (vx, vw) = mlxconv.vjp(lambda x, w: fn(x, w, *call), [x, w], [dy])
+    assert np.array_equal(y, fn(x, w, *call))
+    assert np.array_equal(vx, dx) and np.array_equal(vw, dw)
+    rng = np.random.default_rng(6)
+    tx, tw = random_array(rng, x.shape, "f8"), random_array(rng, w.shape, "f8")
+    _, (ty,) = mlxconv.jvp(lambda x, w: fn(x, w, *call), [x, w], [tx, tw])
+    assert np.isclose((ty * dy).sum(), (dx * tx).sum() + (dw * tw).sum(), rtol=1e-10)
+    epsilon = 1e-6
+    ahead, behind = (fn(x + e * tx, w + e * tw, *call) for e in (epsilon, -epsilon))
+    assert np.allclose(ty, (ahead - behind) / (2 * epsilon), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, call", THIN)
+def test_against_torch(name, call):
+    torch = pytest.importorskip("torch")
+    x, w, dy = problem(name, call)
+    rank, groups = int(name[-2]), call[-1]
+    tx = torch.from_numpy(x).requires_grad_()
+    tw = torch.from_numpy(w).requires_grad_()
+    first, filters = tx.movedim(-1, 1), tw.movedim(-1, 1)
+    if "transpose" in name:
+        stride, padding, dilation, extra, _ = call
+        filters = filters.reshape(groups, w.shape[0] // groups, *filters.shape[1:])
+        filters = filters.transpose(1, 2).reshape(8, w.shape[0] // groups, *w.shape[1:-1])
+        run = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+        y = run(first, filters, None, stride, padding, extra, groups, dilation)
+    else:
+        run = getattr(torch.nn.functional, f"conv{rank}d")
+        y = run(first, filters, None, *call)
+    y.backward(torch.from_numpy(dy).movedim(-1, 1))
+    _, (dx, dw) = mlxconv.vjp(lambda x, w: getattr(mlxconv, name)(x, w, *call), [x, w], [dy])
+    assert np.allclose(dx, tx.grad.numpy(), rtol=1e-11, atol=1e-11)
+    assert np.allclose(dw, tw.grad.numpy(), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name, call", [THIN[0], THIN[1]])
+def test_against_mlx(name, call):
+    mx = pytest.importorskip("mlx.core")
+    if call[-1] > 1:
+        call = (*call[:-1], 1)
+    x, w, dy = problem(name, call, np.float32)
+    call_mx = tuple(tuple(v) if isinstance(v, tuple) else v for v in call)
+    given = [mx.array(a) for a in (x, w, dy)]
+    with mx.stream(mx.cpu):
+        _, expected = mx.vjp(lambda x, w: getattr(mx, name)(x, w, *call_mx), given[:2], given[2:])
+        expected = [np.array(a) for a in expected]
+    _, found = mlxconv.vjp(lambda x, w: getattr(mlxconv, name)(x, w, *call), [x, w], [dy])
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == np.float32 and np.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_two_convolutions_and_a_weight_used_twice():
+    rng = np.random.default_rng(7)
+    x, w = (random_array(rng, s, "f8") for s in ((1, 20, 4), (4, 3, 4)))
+    _, (dx, dw) = mlxconv.vjp(
+        lambda x, w: mlxconv.conv1d(mlxconv.conv1d(x, w, 2), w), [x, w], [np.ones((1, 7, 4))]
+    )
+    h = mlxconv.conv1d(x, w, 2)
+    dh = mlxconv.conv1d_input_grad(np.ones((1, 7, 4)), w, h.shape)
+    assert np.allclose(dx, mlxconv.conv1d_input_grad(dh, w, x.shape, 2))
+    expected = mlxconv.conv1d_weight_grad(h, np.ones((1, 7, 4)), w.shape)
+    assert np.allclose(dw, expected + mlxconv.conv1d_weight_grad(x, dh, w.shape, 2))
+
+
+def test_constants_have_no_gradient_and_unused_arguments_zero():
+    x, w = np.ones((1, 5, 2)), np.ones((3, 2, 2))
+    _, (dx, du) = mlxconv.vjp(lambda x, u: mlxconv.conv1d(x, w), [x, w], [np.ones((1, 4, 3))])
+    assert dx.any() and du.shape == w.shape and not du.any()
+
+
+@pytest.mark.parametrize("dtype", ("float16", "float32"))
+def test_gradients_have_the_types_of_the_primals(dtype):
+    x, w, dy = (np.ones(s, dtype) for s in ((2, 300, 8), (8, 3, 8), (2, 298, 8)))
+    _, grads = mlxconv.vjp(mlxconv.conv1d, [x, w], [dy])
+    assert [g.dtype for g in grads] == [dtype, dtype]
+    assert (grads[1] == 596).all()  # sums of half types are rounded once
+
+
+def test_errors():
+    x, w, dy = np.ones((1, 5, 2)), np.ones((3, 2, 2)), np.ones((1, 4, 3))
+    with pytest.raises(ValueError, match=r"cotangent has shape \(1, 4, 2\)"):
+        mlxconv.conv1d_input_grad(dy[..., :2], w, x.shape)
+    with pytest.raises(TypeError, match="input_shape takes a tuple of ints"):
+        mlxconv.conv1d_input_grad(dy, w, 5)
+    with pytest.raises(TypeError, match="complex"):
+        mlxconv.conv1d_weight_grad(x + 0j, dy, w.shape)
+    with pytest.raises(TypeError):
+        mlxconv.vjp(lambda x: mlxconv.conv1d(x * 2, w), [x], [dy])
+    with pytest.raises(TypeError, match="only mlxconv's own"):
+        mlxconv.vjp(lambda x: mlxconv.conv1d(np.tanh(np.asarray(x)), w), [x], [dy])
+    with pytest.raises(TypeError, match="fn returned ndarray"):
+        mlxconv.vjp(lambda x: dy, [x], [dy])
+    with pytest.raises(ValueError, match="1 results, but there are 2"):
+        mlxconv.vjp(lambda x: mlxconv.conv1d(x, w), [x], [dy, dy])
+    with pytest.raises(ValueError, match="a cotangent has shape"):
+        mlxconv.vjp(lambda x: mlxconv.conv1d(x, w), [x], [dy[:, 1:]])
+    with pytest.raises(ValueError, match="a tangent has shape"):
+        mlxconv.jvp(lambda x: mlxconv.conv1d(x, w), [x], [dy])
+
+
+def test_same_bits_on_any_number_of_threads():
+    rng = np.random.default_rng(8)
+    x, w = random_array(rng, (4, 2000, 32), "f4"), random_array(rng, (48, 5, 32), "f4")
+    dy = random_array(rng, (4, 1996, 48), "f4")
+    one, two = (
+        mlxconv.conv1d_weight_grad(x, dy, w.shape, stream=mlxconv.Stream(threads=n)) for n in (1, 2)
+    )
+    assert one.tobytes() == two.tobytes()
