@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 import mlxconv
 from mlxconv.dispatch import plan
@@ -131,6 +131,7 @@ def test_errors_of_transposed_convolutions():
         mlxconv.conv_transpose1d(x, w, padding=100)
 
 
+@settings(deadline=None)
 @given(cases(ranks=RANKS))
 def test_dilated_inputs(case):
     x, w = case.data(np.random.default_rng(0), "float32")
@@ -139,6 +140,7 @@ def test_dilated_inputs(case):
     assert np.array_equal(case.run(x, w, variant="reference"), expected)
 
 
+@settings(deadline=None)
 @given(cases(ranks=RANKS))
 def test_phases_have_no_zeros_and_all_outputs(case):
     x, w = case.data(np.random.default_rng(0), "float32")

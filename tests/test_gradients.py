@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 import mlxconv
 from mlxconv import gradients
@@ -14,6 +14,7 @@ def inner(a, b):
     return int((a.astype(np.int64) * b.astype(np.int64)).sum())
 
 
+@settings(deadline=None)
 @given(cases(ranks=(1, 2, 3)))
 def test_adjoint(case):
     """A convolution is linear in x and in w, so <y, dy> = <x, dx> = <w, dw>, for any dy; with
@@ -34,20 +35,19 @@ def test_adjoint(case):
             assert inner(run(step), dy) == da.flat[i]
 
 
-def test_pieces_cover_the_cotangent_once_and_do_not_change_sums(monkeypatch):
+def test_pieces_do_not_change_sums(monkeypatch):
     rng = np.random.default_rng(1)
     x, w = integer_array(rng, (3, 50, 9, 4), "f4"), integer_array(rng, (6, 3, 2, 2), "f4")
     y = mlxconv.conv_general(x, w, 2, 1, groups=2)
     dy = integer_array(rng, y.shape, "f4")
     whole = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
-    monkeypatch.setattr(gradients, "SUM", 7)
-    monkeypatch.setattr(gradients, "PIECE_FLOP", 1)
     p = mlxconv.explain(x, w, 2, 1, groups=2).problem
-    seen = np.zeros(dy.shape[:2], int)
-    for piece in gradients._pieces(p):
-        seen[piece] += 1
-    assert len(list(gradients._pieces(p))) > 9 and (seen == 1).all()
-    assert np.array_equal(mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2), whole)
+    monkeypatch.setattr(gradients, "PIECE_FLOP", 1)
+    for terms, piece in ((1, (1, 1)), (11, (2, 1)), (50, (3, 3)), (5000, (3, 333))):
+        monkeypatch.setattr(gradients, "SUM", terms)
+        assert gradients._piece(p) == piece
+        again = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
+        assert np.array_equal(again, whole)
 
 
 THIN = [

@@ -181,7 +181,7 @@ def gathers(elements, vec):
         """scratch[m*size + tap*width + c] = channel c of what tap of position l0 + m meets, for
         positions counted over N, D, H and W; whether some tap along W met padding."""
         g = data.geometry[0]
-        padded = False
+        padded, taps = False, g.K[2] if g.dilation[2] == 1 else 1  # that are neighbouring rows
         for m in range(l1 - l0):
             w, rest = (l0 + m) % g.out[2], (l0 + m) // g.out[2]
             h, rest = rest % g.out[1], rest // g.out[1]
@@ -193,11 +193,11 @@ def gathers(elements, vec):
                     rh = h * g.stride[1] - g.padding[1] + kh * g.dilation[1]
                     base = g.x_offset + n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
                     outside = not (0 <= rd < g.L[0] and 0 <= rh < g.L[1])
-                    for k in range(g.K[2]):
+                    for k in range(0, g.K[2], taps):
                         r = g.L[2] if outside else first + k * g.dilation[2]
-                        copy_rows(data, base, r, 1, group * g.group_channels, at)
-                        padded |= r < 0 or r >= g.L[2]
-                        at += g.width
+                        copy_rows(data, base, r, taps, group * g.group_channels, at)
+                        padded |= r < 0 or r + taps > g.L[2]
+                        at += taps * g.width
         for i in range((l1 - l0) * size, g.MR * size):  # rows that fill up the tile
             data.scratch[i] = 0
         return padded
