@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mlxconv.api import conv1d, conv2d, conv3d, conv_general
+from mlxconv.convolving import convolve
 from mlxconv.prepared import (
     Conv1d,
     Conv2d,
@@ -69,6 +70,7 @@ __all__ = [
     "conv_transpose3d",
     "conv_transpose3d_input_grad",
     "conv_transpose3d_weight_grad",
+    "convolve",
     "cpu",
     "explain",
     "jvp",
