@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlxconv.dispatch import variants
     from mlxconv.explanation import explain
     from mlxconv.gradients import conv_general_input_grad, conv_general_weight_grad
+    from mlxconv.patching import patch_mlx
     from mlxconv.racing import race
     from mlxconv.roofline import machine
 
@@ -75,6 +76,7 @@ __all__ = [
     "explain",
     "jvp",
     "machine",
+    "patch_mlx",
     "race",
     "stream",
     "variants",
@@ -105,6 +107,7 @@ _LATER = {
     "conv_general_weight_grad": "mlxconv.gradients",
     "explain": "mlxconv.explanation",
     "machine": "mlxconv.roofline",
+    "patch_mlx": "mlxconv.patching",
     "race": "mlxconv.racing",
     "variants": "mlxconv.dispatch",
 }

@@ -61,6 +61,7 @@ def test_version():
 # The road of data; a module may import those after it, and the side roads below from anywhere.
 ROAD = (
     *("bench", "racing", "explanation", "query", "roofline"),  # what looks at the road
+    "patching",
     *("derivatives", "gradients", "prepared", "convolving", "transposed", "api", "tracing"),
     *("problem", "parameters", "dispatch", "phases", "plan", "threads", "kernels", "simd"),
 )

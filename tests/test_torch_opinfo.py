@@ -1,4 +1,4 @@
-"""torch's own samples of conv1d, conv2d and conv3d, through mlxconv.
+"""torch's own samples of conv1d, conv2d, conv3d and of the transposed ones, through mlxconv.
 
 They come from the table torch tests itself with: strides, named paddings, dilations, groups,
 biases, inputs without a batch, in every type.  Results are held against torch in float64.
@@ -146,3 +146,52 @@ def test_tensors_need_no_conversion(op_infos, name):
     y = mlxconv.conv_general(x, w)
     assert type(y) is np.ndarray
     assert np.array_equal(y, mlxconv.conv_general(x.numpy().copy(), w.numpy().copy()))
+
+
+class TransposedSample(NamedTuple):
+    """The arguments of torch.nn.functional.conv_transpose1d, conv_transpose2d, ..."""
+
+    input: Any
+    weight: Any
+    bias: Any = None
+    stride: Any = 1
+    padding: Any = 0
+    output_padding: Any = 0
+    groups: int = 1
+    dilation: Any = 1
+
+
+@pytest.mark.parametrize("dtype", ("float32", "complex64", "bfloat16"))
+@pytest.mark.parametrize("rank", (1, 2, 3))
+def test_transposed_samples(op_infos, rank, dtype):
+    name, seen = f"conv_transpose{rank}d", []
+    info = op_infos[f"nn.functional.{name}"]
+    for s in info.sample_inputs("cpu", getattr(torch, dtype), requires_grad=False):
+        sample = TransposedSample(s.input, *s.args, **s.kwargs)
+        g, C = sample.groups, sample.weight.shape[0]
+        w = sample.weight.reshape(g, C // g, *sample.weight.shape[1:]).transpose(1, 2)
+        x, w = as_numpy(batched(sample.input, rank + 2)), as_numpy(w.flatten(0, 1))
+        stride, padding, extra, dilation = (
+            per_axis(value, rank)
+            for value in (sample.stride, sample.padding, sample.output_padding, sample.dilation)
+        )
+        call = (stride, padding, dilation, extra)
+        call = call if rank > 1 else tuple(v[0] for v in call)
+        y = getattr(mlxconv, name)(x, w, *call, g)
+        window = [d * (k - 1) + 1 for d, k in zip(dilation, w.shape[1:-1], strict=True)]
+        lo = tuple(k - 1 - p for k, p in zip(window, padding, strict=True))
+        hi = tuple(n + e for n, e in zip(lo, extra, strict=True))
+        bias = np.zeros(len(w)) if sample.bias is None else in_double(sample.bias)
+        sums = magnitude(x, w, 1, lo, hi, dilation, stride, g, True) + 2 * np.abs(bias)
+        expected = np.moveaxis(in_torch_transposed(name, sample), 1, -1) - bias
+        assert y.dtype == x.dtype
+        assert_within(y, expected, sums, accumulations(w) + 2, what=f"{name} {sample[3:]}")
+        seen.append(sample)
+    assert len(seen) >= 5 and max(sample.groups for sample in seen) > 1
+
+
+def in_torch_transposed(name, sample):
+    exact = torch.complex128 if sample.input.is_complex() else torch.float64
+    wide = [None if t is None else t.to(exact) for t in sample[:3]]
+    y = getattr(torch.nn.functional, name)(*wide, *sample[3:])
+    return batched(y, sample.weight.ndim).numpy()
