@@ -106,7 +106,7 @@ def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, *
 few = variant == "depthwise"
 print(compiled(1, (40000,), 16, (3,), 1 if few else 32), sum([
     compiled(3, (301,), 48, (7,), 3 if few else 16, stride=2, padding=3),
-    compiled(1, (90,), 24, (40,), 1 if few else 48, padding=([3], [0])),
+    compiled(1, (9000,), 24, (40,), 1 if few else 48, padding=([3], [0])),
     compiled(2, (900,), 64, (2,), 2 if few else 64, kernel_dilation=9, flip=True),
     compiled(2, (50,), 24, (3,), 12 if few else 16, groups=3),
     compiled(1, (7700,), 9, (4,), 4 if few else 96, layout=np.asfortranarray),
