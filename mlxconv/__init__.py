@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from mlxconv.api import conv1d, conv2d, conv3d, conv_general
 from mlxconv.convolving import convolve
+from mlxconv.forks import no_fork
 from mlxconv.prepared import (
     Conv1d,
     Conv2d,
@@ -119,4 +120,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'mlxconv' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LATER[name]), name)
+    with no_fork:
+        return getattr(importlib.import_module(_LATER[name]), name)

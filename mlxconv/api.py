@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlxconv.arrays import as_array
+from mlxconv.forks import no_fork
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
@@ -314,6 +315,7 @@ def _known_runner(
 @lru_cache(maxsize=4096)
 def _runner(problem: Problem, variant: str | None) -> Callable[..., np.ndarray]:
     """What runs `problem` on (x, w, threads).  Numba is loaded here, at the first call."""
-    from mlxconv.dispatch import plan
+    with no_fork:
+        from mlxconv.dispatch import plan
 
     return plan(problem, variant).run

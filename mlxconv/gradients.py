@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlxconv.arrays import as_array, dtype_named, result_dtype
+from mlxconv.dispatch import plan
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
@@ -200,8 +201,6 @@ def _with_outputs(p: Problem, extents: Ints) -> Problem:
 
 
 def _run(p: Problem, x: np.ndarray, w: np.ndarray, stream: Any) -> np.ndarray:
-    from mlxconv.dispatch import plan
-
     return plan(p).run(x, w, resolve(stream).threads)
 
 

@@ -1,13 +1,13 @@
 """Plan: how one problem is computed, and the run of it on arrays."""
 
 import math
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlxconv import recycling, threads
 from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of, real_view
+from mlxconv.forks import cached_property
 from mlxconv.kernels.geometry import set_input_layout
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mlxconv.arrays import as_array
+from mlxconv.forks import no_fork
 from mlxconv.parameters import RANKS, Parameters
 from mlxconv.problem import problem_of
 from mlxconv.stream import resolve
@@ -47,8 +48,9 @@ class _Prepared:
 
     def _plan(self, x: np.ndarray) -> Any:
         """How inputs like `x` are convolved.  Numba is loaded here, at the first call."""
-        from mlxconv.dispatch import plan
-        from mlxconv.plan import Packed
+        with no_fork:
+            from mlxconv.dispatch import plan
+            from mlxconv.plan import Packed
 
         w = self.weight
         found = plan(problem_of(self._parameters, x.shape, x.dtype, w.shape, w.dtype), self.variant)

@@ -276,16 +276,5 @@ def _after_fork_in_child() -> None:
     _busy, _pool, _forked = threading.Lock(), Pool(), True
 
 
-def _hold_compiler_lock() -> None:
-    """Let no fork happen while another thread compiles: its lock would stay locked in the child."""
-    try:
-        lock = numba.core.compiler_lock.global_compiler_lock
-        acquire, release = lock.acquire, lock.release
-    except AttributeError:  # another Numba
-        return
-    os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
-
-
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-    _hold_compiler_lock()

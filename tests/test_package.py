@@ -67,7 +67,7 @@ ROAD = (
 )
 SIDE = (
     *("arrays", "stream", "processor", "cache", "timing", "tables"),
-    *("workspace", "recycling", "notice"),
+    *("workspace", "recycling", "notice", "forks"),
 )
 
 

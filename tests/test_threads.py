@@ -104,14 +104,28 @@ t = threading.Thread(target=busy); t.start()
 assert all(in_child() for _ in range(10))
 stop = True; t.join()
 """,
+    "fork while a thread loads Numba": """
+t = threading.Thread(target=right); t.start()
+while "numba" not in sys.modules:
+    time.sleep(0)
+assert in_child(); t.join(); assert right()
+""",
     "fork while a thread compiles": """
+import tempfile
+os.environ["MLXCONV_CACHE_DIR"] = tempfile.mkdtemp()
+t = threading.Thread(target=right, kwargs={"dtype": np.float64}); t.start()
+time.sleep(2)
+assert t.is_alive(), "it takes longer to compile"
+assert in_child(lambda: right(dtype=np.float64))
+t.join(); assert right(dtype=np.float64)
+""",
+    "fork while a thread waits to compile": """
 assert right()
-t = threading.Thread(target=lambda: [conv(d) for d in (np.float64, np.float16, np.complex64)])
-t.start()
-forks = 0
-while t.is_alive() and forks < 5:
-    time.sleep(0.2); forks += 1
-    assert in_child() and in_child(lambda: right(dtype=np.float64))
+from numba.core.compiler_lock import global_compiler_lock
+with global_compiler_lock:
+    t = threading.Thread(target=right, kwargs={"dtype": np.float64}); t.start()
+    time.sleep(0.5)
+    assert t.is_alive() and in_child() and in_child(lambda: right(dtype=np.float64))
 t.join(); assert right()
 """,
     "multiprocessing fork": """

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
 
 from mlxconv import processor, workspace
+from mlxconv.forks import cached_property
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import across_groups, geometry_of, range_call
