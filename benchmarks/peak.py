@@ -10,16 +10,14 @@ a shared machine moves, so only percentages of the same run mean anything.
 import argparse
 
 import mlxconv
-from benchmarks.shapes import CONV1D
 from mlxconv import roofline, threads, timing
+from mlxconv.bench.shapes import named
 
 
 def conv_call(name, dtype, workers):
     """A call of the convolution `name`, and its FLOP."""
-    shape, stream = CONV1D[name], mlxconv.Stream(threads=workers)
-    x, w = shape.data(dtype)
-    flop = shape.problem(dtype).flop
-    return (lambda: mlxconv.conv1d(x, w, **shape.parameters, stream=stream)), flop
+    shape, stream = named()[name], mlxconv.Stream(threads=workers)
+    return shape.call(*shape.data(dtype), stream=stream), shape.problem(dtype).flop
 
 
 def measure(calls, rounds):

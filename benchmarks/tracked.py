@@ -17,7 +17,7 @@ import numpy as np
 
 import mlxconv
 from benchmarks import frozen
-from benchmarks.shapes import CONV1D
+from benchmarks.shapes import CONV1D, OTHERS
 from mlxconv import roofline, timing
 
 SECONDS = 0.5  # per figure
@@ -42,6 +42,21 @@ class Conv1d:
         self.call()
 
     def peakmem_conv1d(self, name, threads, dtype):
+        self.call()
+
+
+class Family:
+    """The convolutions of other ranks, and transposed ones, on theirs."""
+
+    params = (list(OTHERS), [1, 2])
+    param_names = ("shape", "threads")
+    rounds, repeat, warmup_time = Conv1d.rounds, Conv1d.repeat, Conv1d.warmup_time
+
+    def setup(self, name, threads):
+        self.call = OTHERS[name].call(*OTHERS[name].data(), stream=mlxconv.Stream(threads))
+        self.call()  # compiles
+
+    def time_family(self, name, threads):
         self.call()
 
 

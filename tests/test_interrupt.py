@@ -10,7 +10,8 @@ import pytest
 
 # a first call so that nothing is left to compile, then work for a minute
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
 import numpy as np
 import mlxconv
 variant, groups = sys.argv[1], int(sys.argv[2])

@@ -183,7 +183,7 @@ class Contest:
             return f"wrong: its output has the shape {y.shape}, not {p.output_shape}"
         if engine == OURS:
             result.error = largest_error(p, *result.shape.data(self.dtype), y)
-            terms = result.shape.K * result.shape.C_in // result.shape.groups + 1
+            terms = result.shape.terms + 1
             return f"wrong by {result.error:.2g} u sum|x||w|" if result.error > terms else ""
         if expected is None:
             return ""

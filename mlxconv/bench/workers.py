@@ -2,7 +2,7 @@
 
     parent                          worker
     ("prepare", shape, dtype)  ->   builds its contenders, runs each once
-                               <-   {layout: its result as (N, L, C), or why there is none}
+                               <-   {layout: its result as (N, ..., C), or why there is none}
     ("burst", layouts)         ->
                                <-   {layout: seconds per call}
 

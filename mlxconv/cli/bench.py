@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mlxconv.bench import engines, report, shapes
@@ -57,15 +58,20 @@ def measure(
 
 
 def chosen_shapes(file: str | None, only: str | None) -> dict[str, Shape]:
-    """The shapes of the file, or of the package, of which only those named if any are."""
+    """The shapes of the file, or of the package; those named, or of a function that is, if any
+    are, else all of the file, or those of conv1d."""
     try:
         table = shapes.named() if file is None else shapes.read(Path(file))
     except (OSError, ValueError) as error:
         raise BadInput(str(error)) from error
-    names = only.split(",") if only else list(table)
-    if unknown := [name for name in names if name not in table]:
+    wanted = only.split(",") if only else ["conv1d"] if file is None else ["*"]
+    found = {
+        want: [name for name in table if fnmatch(name, want) or fnmatch(table[name].function, want)]
+        for want in wanted
+    }
+    if unknown := [want for want, names in found.items() if not names]:
         raise BadInput(f"no shape is called {', '.join(unknown)}; there are {', '.join(table)}")
-    return {name: table[name] for name in names}
+    return {name: table[name] for names in found.values() for name in names}
 
 
 def setting_of(against: str | None, threads: int | None, dtype: str) -> report.Setting:

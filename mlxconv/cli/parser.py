@@ -61,10 +61,13 @@ BENCH_EXAMPLES = """\
 examples:
   mlxconv bench
   mlxconv bench --only whisper_conv1,mamba_dw4 --against torch,onnxruntime --threads 1
+  mlxconv bench --only conv2d,conv3d,'conv_transpose*' --against torch
+  mlxconv bench --only 'resnet50*_n8'
   mlxconv bench --plot roofline.png --json figures.json
   mlxconv bench --against none             (percent of the machine's peak only)
   mlxconv bench --shapes mine.json         ({"name": [N, L, C_in, C_out, K, stride, padding,
-                                             dilation, groups]}, the last four optional)"""
+                                             dilation, groups]}, the last four optional;
+                                             L and K of conv2d are lists, [H, W] and [KH, KW])"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -146,7 +149,8 @@ def _add_bench(commands: Any) -> None:
     bench.set_defaults(waits_passively=False)
     what = bench.add_argument_group("what is measured")
     what.add_argument("--shapes", metavar="FILE", help=".json file of shapes")
-    what.add_argument("--only", metavar="A,B", help="these shapes")
+    which = "these shapes, or all of a function (default: of conv1d)"
+    what.add_argument("--only", metavar="A,B", help=which)
     what.add_argument("--against", metavar="A,B", help="these libraries; none: ours alone")
     what.add_argument("--dtype", choices=("float16", "float32", "float64"), default="float32")
     _add_threads(what)
