@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from mlxconv.kernels import depthwise, direct, dot, reference
 from mlxconv.phases import PhasedPlan, phases_of
-from mlxconv.plan import Plan, as_real
+from mlxconv.plan import Plan, as_lines, as_real
 from mlxconv.problem import Problem
 
 
@@ -72,7 +72,7 @@ def plan(problem: Problem, variant: str | None = None) -> Plan | PhasedPlan:
 
 
 def _plan(problem: Problem, variant: str | None) -> Plan:
-    real = as_real(problem)
+    real = as_lines(as_real(problem))
     chosen, refused = _first(real) if variant is None else (_named(variant), ())
     if reason := chosen.kernel.refuses(real):
         raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")

@@ -107,7 +107,7 @@ class PhasedPlan:
     ) -> np.ndarray:
         """As `Plan.run`.  A phase is computed on its own and then copied between the others."""
         if out is None:
-            y = recycling.output(self.output_shape, self.dtype)
+            y = recycling.array(self.output_shape, self.dtype)
         else:
             y = checked_output(out, self.output_shape, self.dtype, x, w)
         if sum(plan.output_elements for _, plan in self.phases) < y.size:

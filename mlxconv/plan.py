@@ -38,6 +38,7 @@ class Plan:
         self.output_elements = math.prod(self.output_shape)
         self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
         self.is_small = self.output_elements * self.dtype.itemsize < SMALL_BYTES
+        self._merges = as_lines(problem) != problem  # axes, which then must lie without gaps
         self.is_real = problem.dtype in ("float32", "float64") and not problem.flip
 
     @cached_property
@@ -73,6 +74,7 @@ class Plan:
         if same and x.flags.carray and w.flags.carray:
             self._launch(x.ravel(), None, w.ravel(), y.ravel(), workers, packed)
             return y
+        x = np.ascontiguousarray(x) if self._merges else x
         memory = memory_of(real_view(x))
         filters = None if packed is None else packed.filters.get(self.schedule.elements.dtype)
         if filters is None:
@@ -90,7 +92,7 @@ class Plan:
         straddle two are written at half the speed."""
         if self.is_small:
             return np.empty(self.output_shape, self.dtype)
-        return recycling.output(self.output_shape, self.dtype)
+        return recycling.array(self.output_shape, self.dtype)
 
     def _launch(
         self,
@@ -145,6 +147,31 @@ class Packed:
     def part(self, phase: int) -> "Packed":
         """The same for some of the taps."""
         return self._parts.setdefault(phase, Packed())
+
+
+def as_lines(p: "Problem") -> "Problem":
+    """`p` with the axes that no window reaches along as one, which its lines run along: a filter of
+    one tap meets images of 7 x 7 as a line of 49, of which fewer tiles are cut short."""
+    trivial = [
+        sizes == (1, 1, 0, 0, 1)
+        for sizes in zip(p.K, p.stride, p.padding_lo, p.padding_hi, p.input_dilation, strict=True)
+    ]
+    rank, last = len(p.L), 0
+    while last < rank and trivial[rank - 1 - last]:
+        last += 1
+    if rank == 1 or last == 0:
+        return p
+    keep, length = rank - last, math.prod(p.L[rank - last :])
+    ones = p._replace(
+        L=(*p.L[:keep], length),
+        K=(*p.K[:keep], 1),
+        stride=(*p.stride[:keep], 1),
+        padding_lo=(*p.padding_lo[:keep], 0),
+        padding_hi=(*p.padding_hi[:keep], 0),
+        kernel_dilation=(*p.kernel_dilation[:keep], 1),
+        input_dilation=(*p.input_dilation[:keep], 1),
+    )
+    return ones if keep else ones._replace(N=1, L=(p.N * length,))
 
 
 def as_real(p: "Problem") -> "Problem":

@@ -1,9 +1,9 @@
-"""Memory of results that nobody holds any longer, for the next result.
+"""Memory of large arrays that nobody holds any longer, for the next result or workspace.
 
 The first write to fresh memory goes through the kernel of the operating system, which zeroes it
 page by page: for 20 MB that takes as long as a convolution that fills them.  So the memory of a
-large result is kept when the last array that looks at it is gone, up to KEEP_BYTES altogether, and
-given to a result of about that size.
+large array is kept when the last one that looks at it is gone, up to KEEP_BYTES altogether, and
+given to an array of about that size.
 
     result.base is a Lease  ->  the last view dies  ->  Lease.__del__ puts its memory into _idle
 """
@@ -37,7 +37,7 @@ class Lease:
                 return
 
 
-def output(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """An uninitialised C-contiguous array that starts at a cache line."""
     size = math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:

@@ -1,14 +1,15 @@
 """The memory a call needs beside its arrays: packed filters, and strips and runs of each worker.
 
 Small calls share a few workspaces that are kept, since to allocate four arrays takes longer than
-a small convolution.  A workspace belongs to one call at a time; large ones are not kept.
+a small convolution.  A workspace belongs to one call at a time.  The memory of large ones is that
+of results that nobody holds any longer, and goes back to them, see recycling.py.
 """
 
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mlxconv.arrays import aligned_empty
+from mlxconv import recycling
 
 COUNTERS = 3  # jobs taken of each of two steps, and a flag
 LINE = 16  # every worker's share starts at a cache line: 16 float32
@@ -66,8 +67,8 @@ def borrow(schedule: Needs, workers: int, idle: list[Workspace] | None) -> Works
 
 def _new(panels: int, scratch: int, runs: int, dtype: str) -> Workspace:
     return Workspace(
-        aligned_empty(panels, dtype),
-        aligned_empty(scratch, dtype),
+        recycling.array((panels,), np.dtype(dtype)),
+        recycling.array((scratch,), np.dtype(dtype)),
         np.empty(runs, np.int64),
         np.empty(COUNTERS, np.int64),
     )

@@ -231,3 +231,38 @@ def test_against_torch(rank, transposed):
 def test_work_of_a_dilated_input_is_that_of_its_elements():
     p = mlxconv.explain((1, 100, 4), (6, 8, 4), input_dilation=4, padding=([7], [7])).problem
     assert p.flop == 2 * math.prod(p.output_shape) * (8 // 4) * 4
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float16, np.complex64))
+def test_filters_of_one_tap_meet_lines_of_any_layout(dtype):
+    """Axes that no window reaches along are one, which in memory they need not be."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(-4, 5, (2, 7, 5, 6)).astype(dtype)
+    w = rng.integers(-4, 5, (8, 1, 1, 3)).astype(dtype)
+    expected = mlxconv.conv2d(x, w, groups=2)
+    assert (
+        expected
+        == np.stack([x[..., :3] @ w[:4, 0, 0].T, x[..., 3:] @ w[4:, 0, 0].T], -2).reshape(
+            expected.shape
+        )
+    ).all()
+    for layout in (
+        x.transpose(0, 3, 2, 1).copy().transpose(0, 3, 2, 1),
+        x[:, ::-1].copy()[:, ::-1],
+    ):
+        assert np.array_equal(mlxconv.conv2d(layout, w, groups=2), expected)
+    tall = mlxconv.conv2d(x, np.repeat(w, 3, axis=1), padding=(1, 0), groups=2)
+    assert np.array_equal(
+        tall,
+        np.stack(
+            [
+                mlxconv.conv2d(
+                    np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))[:, i : i + 3],
+                    np.repeat(w, 3, axis=1),
+                    groups=2,
+                )[:, 0]
+                for i in range(7)
+            ],
+            1,
+        ),
+    )

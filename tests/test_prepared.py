@@ -135,7 +135,7 @@ def test_out_that_does_not_fit(out, error, says):
 
 def large():
     """A result whose memory is worth keeping."""
-    return recycling.output((1 << 18, 2), np.dtype(np.float32))
+    return recycling.array((1 << 18, 2), np.dtype(np.float32))
 
 
 def test_memory_is_used_again_when_nobody_holds_it():

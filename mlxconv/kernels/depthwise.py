@@ -30,10 +30,17 @@ from mlxconv.simd.words import fma, load, store, store_n, zero
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> tiles of MR positions x 1 vector
+# registers of the machine -> tiles of MR positions x 1 vector, MR // 2 taps at a time
 TILES = {
-    16: (Tile((8, 1), 0.8),),  # 8 + 4 + 1 of 16; 15 loads feed 32 FMA
-    32: (Tile((12, 1), 0.8),),  # 12 + 6 + 1 of 32; 23 loads feed 72 FMA
+    16: (
+        Tile((8, 1), 0.8),  # 8 + 4 + 1 of 16; 15 loads feed 32 FMA
+        Tile((7, 1), 0.8),  # 7 + 3 + 1; 12 loads feed 21 FMA
+    ),
+    32: (
+        Tile((12, 1), 0.8),  # 12 + 6 + 1 of 32; 23 loads feed 72 FMA
+        Tile((8, 1), 0.8),
+        Tile((7, 1), 0.8),
+    ),
 }
 
 
@@ -90,6 +97,16 @@ def refuses(p: "Problem") -> str:
 
 
 def schedule(p: "Problem") -> Schedule:
-    """The tile of this machine; its vectors run over groups."""
-    (tile,) = TILES[processor.registers()]
-    return schedule_of(p, micro_kernel, tile.shape, depthwise=True)
+    """The tile that loads least for an output, its vectors run over groups."""
+    tiles = [tile.shape for tile in TILES[processor.registers()]]
+    MR, NV = min(tiles, key=lambda tile: _loads(p, tile[0]))
+    return schedule_of(p, micro_kernel, (MR, NV), depthwise=True)
+
+
+def _loads(p: "Problem", MR: int) -> int:
+    """Vectors that tiles of MR positions load for one line of outputs and one line of taps."""
+    TAPS, K = MR // 2, p.K[-1]
+    blocked = K // TAPS * TAPS if p.stride[-1] == p.kernel_dilation[-1] else 0
+    return -(-p.output_L[-1] // MR) * (
+        blocked // TAPS * (2 * TAPS + MR - 1) + (K - blocked) * (MR + 1)
+    )

@@ -129,17 +129,19 @@ def locate(g, job):
     return Block(n, d, h, first, l1 - l0, to, g0, g1, p0, p1)
 
 
-WORTH_PARTING = 1024  # elements, which are copied in the time that a part takes, 0.2 us
+COPY_FLOP = 25  # per element: what a tile could do in the time that a copy takes
 
 
 @kernel
 def part_of(g, block, i):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
-    lie inside, and the rest.  Only the middle is read in place, and only from MR positions on;
-    the others are stretched to MR."""
+    lie inside, and the rest.  Only the middle is read in place, and only from MR positions on; the
+    others are stretched to MR: done where two more tiles take less than to copy the middle."""
     lo, hi = 0, block.rows
-    copied = block.rows * g.stride[2] * g.width * (block.g1 - block.g0)
-    if g.stays and copied > WORTH_PARTING:
+    lines = g.K[0] * g.K[1]
+    copied = block.rows * g.stride[2] * g.width * lines * COPY_FLOP
+    stretched = 4 * g.MR * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
+    if g.stays and copied > stretched:
         stride, reach = g.stride[2], block.first + (g.K[2] - 1) * g.dilation[2]
         lo = min(max(0, (stride - 1 - block.first) // stride), hi)
         hi = max(lo, min((g.L[2] - 1 - reach) // stride + 1, hi))

@@ -12,7 +12,7 @@ from mlxconv import processor, workspace
 from mlxconv.forks import cached_property
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
-from mlxconv.kernels.geometry import across_groups, geometry_of, range_call
+from mlxconv.kernels.geometry import COPY_FLOP, across_groups, geometry_of, range_call
 from mlxconv.kernels.loops import blocks, gathered, tile_call
 from mlxconv.kernels.packing import packs
 from mlxconv.kernels.window import strip_elements
@@ -115,7 +115,7 @@ def schedule_of(
     g["MR"] = max(MR, narrow[0]) if narrow else MR  # each block is enough for both
     g["NR"], g["panels"] = NR, -(-int(g["O"][0]) // NR)
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
-    short = g["out"][0, 2] < g["MR"][0]
+    short = _gathers(g)
     work = _work(g, window, depthwise)
     strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements, work)
     if depthwise:
@@ -149,6 +149,18 @@ def schedule_of(
         ),
         suspects=phases > 1 or _meets_padding(p),
     )
+
+
+def _gathers(g: np.ndarray) -> bool:
+    """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
+    lines are shorter than a tile, or the last tile of each wastes more than the copies take."""
+    W, MR, taps = int(g["out"][0, 2]), int(g["MR"][0]), math.prod(g["K"][0].tolist())
+    if W < MR:
+        return True
+    if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
+        return False
+    wasted = -(-W // MR) * MR / W - 1
+    return wasted * 2 * int(g["O"][0]) > COPY_FLOP
 
 
 PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
@@ -192,7 +204,7 @@ def _meets_padding(p: "Problem") -> bool:
 
 def _block_rows(g: np.ndarray) -> int:
     """Positions of the largest block."""
-    if g["out"][0, 2] < g["MR"][0]:
+    if _gathers(g):
         positions = int(g["N"][0]) * math.prod(g["out"][0].tolist())
         return -(-positions // int(g["blocks"][0]))
     tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
@@ -222,10 +234,10 @@ def _line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) ->
 
 
 def _gathered_blocks(g: np.ndarray) -> int:
-    """The same for blocks of gathered windows, which take up to 64 KB in L2."""
+    """The same for blocks of gathered windows, which take up to 128 KB in L2."""
     MR, size = int(g["MR"][0]), math.prod(g["K"][0].tolist()) * int(g["width"][0])
     positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
-    rows = MR * max(1, min(8, (1 << 14) // max(1, size * MR)))
+    rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
     blocks = max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))

@@ -80,17 +80,23 @@ def row_copies(elements, vec):
     CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
 
     @kernel
+    def copy_run(data, source, to, count):
+        """scratch[to + i] = x[source + i] for i < count."""
+        x, scratch, i = data.x, data.scratch, 0
+        if not CONVERTS:
+            for i in range(0, count - LANES + 1, LANES):
+                store(load(vec, x, source + i), scratch, to + i)
+            i = count // LANES * LANES
+        for j in range(i, count):
+            scratch[to + j] = widen(x[source + j])
+
+    @kernel
     def copy_row(data, source, to):
         """scratch[to + c] = x[source + c // multiplier * x_channel] for the channels of a row."""
         g, x, scratch = data.geometry[0], data.x, data.scratch
-        channels, c = g.channels, 0
+        channels = g.channels
         if g.multiplier == 1 and g.x_channel == 1:
-            if not CONVERTS:
-                for c in range(0, channels - LANES + 1, LANES):
-                    store(load(vec, x, source + c), scratch, to + c)
-                c = channels // LANES * LANES
-            for i in range(c, channels):
-                scratch[to + i] = widen(x[source + i])
+            copy_run(data, source, to, channels)
         else:
             for i in range(0, channels, g.multiplier):
                 value = widen(x[source + i // g.multiplier * g.x_channel])
@@ -101,7 +107,7 @@ def row_copies(elements, vec):
     def copy_rows(data, base, first, rows, c0, at):
         """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
         0 outside the input."""
-        g, x, scratch = data.geometry[0], data.x, data.scratch
+        g, scratch = data.geometry[0], data.scratch
         lo = min(rows, max(0, -first))
         hi = max(lo, min(rows, g.L[2] - first))
         width, step = g.width, g.x_step[2]
@@ -109,8 +115,8 @@ def row_copies(elements, vec):
         scratch[at : at + lo * width] = 0
         scratch[at + hi * width : at + rows * width] = 0
         if g.multiplier == 1 and g.x_channel == 1 and width == g.channels and width == step:
-            for i in range(lo * width, hi * width):  # rows without gaps
-                scratch[at + i] = widen(x[source + i])
+            lo, hi = lo * width, hi * width  # rows without gaps
+            copy_run(data, source + lo, at + lo, hi - lo)
         else:
             for i in range(lo, hi):
                 copy_row(data, source + i * step, at + i * width)
