@@ -5,18 +5,18 @@ With y = conv(x, w) and the gradient dy of a number by y, its gradients by x and
     dx[n, r, c] = sum over o, l, k that meet r of dy[n, l, o] * w[o, k, c]
     dw[o, k, c] = sum over n, l of dy[n, l, o] * x[n, l*stride - lo + k*dilation, c]
 
-The first is a transposed convolution of dy.  The second is a convolution of x with dy as filters,
-where images take the place of channels, channels that of images, and stride and dilation change
-places; its long windows are cut into pieces whose sums are added in a fixed order.
+The first is a transposed convolution of dy, the second a sum of outer products (kernels/outer.py).
 """
 
-import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from mlxconv import recycling, threads
 from mlxconv.arrays import as_array, dtype_named, result_dtype
 from mlxconv.dispatch import plan
+from mlxconv.kernels import outer
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
@@ -118,8 +118,7 @@ def input_grad(
     p = problem_of(q, _shape("input_shape", input_shape), dy.dtype, w.shape, w.dtype)
     _check_cotangent(p, dy)
     groups, rank = p.groups, len(p.L)
-    transposed = w.reshape(groups, p.O // groups, *p.K, p.C // groups).swapaxes(1, -1)
-    transposed = transposed.reshape(p.C, *p.K, p.O // groups)
+    transposed = _transposed(w, groups)
     lo = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
     gradient = p._replace(
         L=p.output_L,
@@ -139,57 +138,75 @@ def weight_grad(
 ) -> np.ndarray:
     """The gradient by the filters of the convolution with parameters `q`."""
     x, dy = _real("input", input), _real("cotangent", cotangent)
+    x_type, dy_type = x.dtype, dy.dtype
     p = problem_of(q, x.shape, x.dtype, _shape("weight_shape", weight_shape), dy.dtype)
     _check_cotangent(p, dy)
     dtype = np.result_type(dtype_named(p.dtype), np.float32)  # half types are rounded at the end
-    groups, channels = p.groups, p.C // p.groups
-    total = np.zeros((channels, *p.K, p.O), dtype)
-    images, rows = _piece(p)
-    for n in range(0, p.N, images):
-        part = x[n : n + images]
-        part = part.reshape(len(part), *p.L, groups, channels)
-        part = _contiguous(np.moveaxis(np.moveaxis(part, -1, 0), 1, -1), dtype)
-        part = part.reshape(channels, *p.L, groups * part.shape[-1])
-        for l in range(0, p.output_L[0], rows):
-            filters = np.moveaxis(dy[n : n + images, l : l + rows], 0, -1)
-            filters = _contiguous(np.moveaxis(filters, -2, 0), dtype)
-            gradient = p._replace(
-                N=channels,
-                C=part.shape[-1],
-                K=filters.shape[1:-1],
-                stride=p.kernel_dilation,
-                kernel_dilation=p.stride,
-                padding_lo=(p.padding_lo[0] - l * p.stride[0], *p.padding_lo[1:]),
-                flip=False,
-                dtype=dtype.name,
-                input_dtype=dtype.name,
-            )
-            total += _run(_with_outputs(gradient, p.K), part, filters, stream)
-    if p.flip:
-        total = np.flip(total, tuple(range(1, total.ndim - 1)))
-    return np.ascontiguousarray(np.moveaxis(total, (0, -1), (-1, 0)), dtype_named(p.dtype))
+    p = p._replace(dtype=dtype.name, input_dtype=dtype.name, flip=False)
+    x, dy = (np.ascontiguousarray(a, dtype) for a in (x, dy))
+    dw = np.zeros(p.weight_shape, dtype)
+    if dw.size and dy.size and x.size:
+        dw = _undilated(p, x, dy, resolve(stream).threads)
+    if q.flip:
+        dw = np.flip(dw, tuple(range(1, dw.ndim - 1)))
+    return np.ascontiguousarray(dw, dtype_named(result_dtype(x_type, dy_type)))
 
 
-SUM = 2048  # terms of a piece: so many filters of a panel fit L2
-PIECE_FLOP = 5e7  # of a piece at least: 0.3 ms, beside 0.1 ms in Python
+def _transposed(w: np.ndarray, groups: int) -> np.ndarray:
+    """Filters (O, K, C / groups) as (C, K, O / groups): as many of the channels at a time as share
+    a cache line, which is then read from L2 for all but the first."""
+    by_group = w.reshape(groups, len(w) // groups, *w.shape[1:]).swapaxes(1, -1)
+    turned = np.empty(by_group.shape, w.dtype)
+    for c in range(0, turned.shape[1], 16):
+        turned[:, c : c + 16] = by_group[:, c : c + 16]
+    return turned.reshape(-1, *turned.shape[2:])
 
 
-def _piece(p: Problem) -> tuple[int, int]:
-    """(images, rows of the first axis) of the cotangent whose products are summed at a time."""
-    row = max(1, math.prod(p.output_L[1:]))
-    per_term = 2 * max(1, p.O * math.prod(p.K) * (p.C // p.groups))
-    terms = max(SUM, int(PIECE_FLOP / per_term))
-    images = 1 if p.groups == p.C else max(1, min(p.N, terms // row))
-    return images, max(1, terms // (row * images))
+def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
+    """The gradient by the filters, of an input that may be dilated: as that of the transposed
+    convolution, in which input and result change places, or else with zeros between the input's
+    elements, where outputs are a step apart as well."""
+    if max(p.input_dilation) == 1:
+        return _summed(p, p, x, x, dy, workers)
+    rank = len(p.L)
+    if max(p.stride) == 1:
+        low = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
+        turned = p._replace(
+            L=p.output_L,
+            C=p.O,
+            O=p.C,
+            padding_lo=low,
+            stride=p.input_dilation,
+            input_dilation=(1,) * rank,
+        )
+        turned = _with_outputs(turned, p.L)
+        dw = _summed(turned, turned, dy, dy, x, workers)
+        dw = np.flip(dw, tuple(range(1, rank + 1)))
+        return _transposed(dw, p.groups)
+    spread = np.zeros((p.N, *p.dilated_L, p.C), x.dtype)
+    spread[(slice(None), *(slice(None, None, step) for step in p.input_dilation))] = x
+    whole = p._replace(L=p.dilated_L, input_dilation=(1,) * rank)
+    return _summed(whole, p, spread, x, dy, workers)
 
 
-def _contiguous(a: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """A C-contiguous copy of `a`, whose first axis was its last: as many of its elements at a time
-    as share a cache line, which is then read from L2 for all but the first."""
-    copy = np.empty(a.shape, dtype)
-    for i in range(0, len(a), 16):
-        copy[i : i + 16] = a[i : i + 16]
-    return copy
+def _summed(
+    p: Problem, q: Problem, x: np.ndarray, given: np.ndarray, dy: np.ndarray, workers: int | None
+) -> np.ndarray:
+    """The gradient of `p`.  NaN that a zero may have made are computed anew, from the problem `q`
+    as it was asked and the input as it was `given`."""
+    sums = _schedule(p)
+    pieces = dict(sums.split)["pieces"]
+    parts = recycling.array((pieces, *p.weight_shape), dy.dtype)
+    arrays = (x.ravel(), dy.ravel(), parts.reshape(-1))
+    suspect = threads.run(sums, sums.compile(), arrays, workers)
+    dw: np.ndarray = parts[0] if pieces == 1 else parts.sum(axis=0)
+    if suspect or (p is not q and np.isnan(dw).any()):
+        mending = outer.mending(q)
+        threads.run(mending, mending.compile(), (given.ravel(), dy.ravel(), dw.ravel()), workers)
+    return dw
+
+
+_schedule = lru_cache(maxsize=1024)(outer.schedule)
 
 
 def _with_outputs(p: Problem, extents: Ints) -> Problem:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 
 import mlxconv
 from mlxconv import gradients
+from mlxconv.kernels import outer
 from tests.helpers import integer_array, random_array
 from tests.problems import cases
 
@@ -41,13 +42,35 @@ def test_pieces_do_not_change_sums(monkeypatch):
     y = mlxconv.conv_general(x, w, 2, 1, groups=2)
     dy = integer_array(rng, y.shape, "f4")
     whole = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
-    p = mlxconv.explain(x, w, 2, 1, groups=2).problem
-    monkeypatch.setattr(gradients, "PIECE_FLOP", 1)
-    for terms, piece in ((1, (1, 1)), (11, (2, 1)), (50, (3, 3)), (5000, (3, 333))):
-        monkeypatch.setattr(gradients, "SUM", terms)
-        assert gradients._piece(p) == piece
+    for positions, jobs, pieces in ((1, 5, 5), (7, 100, 26), (64, 1, 1), (5000, 64, 1)):
+        monkeypatch.setattr(outer, "POSITIONS", positions)
+        monkeypatch.setattr(outer, "JOBS", jobs)
+        gradients._schedule.cache_clear()
         again = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
+        p = mlxconv.explain(x, w, 2, 1, groups=2).problem
+        assert dict(gradients._schedule(p).split)["pieces"] >= min(pieces, 2)
         assert np.array_equal(again, whole)
+    gradients._schedule.cache_clear()
+
+
+@pytest.mark.parametrize("groups", (1, 2, 4))
+@pytest.mark.parametrize(("stride", "input_dilation"), ((1, 1), (2, 1), (1, 2), (2, 3)))
+def test_infinite_gradients_meet_no_zero_that_is_none_of_the_data(groups, stride, input_dilation):
+    rng = np.random.default_rng(2)
+    x, w = integer_array(rng, (2, 9, 4), "f4"), integer_array(rng, (4, 3, 4 // groups), "f4")
+    q = {"stride": stride, "padding": 2, "input_dilation": input_dilation, "groups": groups}
+    y = mlxconv.conv_general(x, w, **q)
+    dy = integer_array(rng, y.shape, "f4")
+    dy[0, 0, 1], dy[1, -1, 2] = np.inf, -np.inf
+    found = mlxconv.conv_general_weight_grad(x, dy, w.shape, **q)
+    expected = np.zeros(w.shape, np.float64)
+    for n, l, o, k in np.ndindex(2, y.shape[1], 4, 3):
+        row, rest = divmod(l * stride - 2 + k, input_dilation)
+        if rest == 0 and 0 <= row < 9:
+            c0 = o // (4 // groups) * (4 // groups)
+            with np.errstate(invalid="ignore"):
+                expected[o, k] += np.float64(dy[n, l, o]) * x[n, row, c0 : c0 + 4 // groups]
+    assert np.array_equal(found, expected, equal_nan=True) and np.isinf(found).any()
 
 
 THIN = [
