@@ -8,6 +8,7 @@ With y = conv(x, w) and the gradient dy of a number by y, its gradients by x and
 The first is a transposed convolution of dy, the second a sum of outer products (kernels/outer.py).
 """
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -117,8 +118,8 @@ def input_grad(
     dy, w = _real("cotangent", cotangent), _real("weight", weight)
     p = problem_of(q, _shape("input_shape", input_shape), dy.dtype, w.shape, w.dtype)
     _check_cotangent(p, dy)
-    groups, rank = p.groups, len(p.L)
-    transposed = _transposed(w, groups)
+    rank = len(p.L)
+    transposed = _transposed(w, p.groups, not p.flip)
     lo = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
     gradient = p._replace(
         L=p.output_L,
@@ -128,7 +129,7 @@ def input_grad(
         input_dilation=p.stride,
         padding_lo=lo,
         padding_hi=(0,) * rank,
-        flip=not p.flip,
+        flip=False,
     )
     return _run(_with_outputs(gradient, p.L), dy, transposed, stream)
 
@@ -152,14 +153,18 @@ def weight_grad(
     return np.ascontiguousarray(dw, dtype_named(result_dtype(x_type, dy_type)))
 
 
-def _transposed(w: np.ndarray, groups: int) -> np.ndarray:
-    """Filters (O, K, C / groups) as (C, K, O / groups): as many of the channels at a time as share
-    a cache line, which is then read from L2 for all but the first."""
-    by_group = w.reshape(groups, len(w) // groups, *w.shape[1:]).swapaxes(1, -1)
-    turned = np.empty(by_group.shape, w.dtype)
-    for c in range(0, turned.shape[1], 16):
-        turned[:, c : c + 16] = by_group[:, c : c + 16]
-    return turned.reshape(-1, *turned.shape[2:])
+def _transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
+    """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: as many of the
+    channels at a time as share a cache line, which is then read from L2 for all but the first."""
+    O, *K, C = w.shape
+    taps, filters = math.prod(K), O // groups
+    by_tap = w.reshape(groups, filters, taps, C)
+    turned = np.empty((groups, C, taps, filters), w.dtype)
+    for tap in range(taps):
+        to = -1 - tap if flip else tap
+        for c in range(0, C, 16):
+            turned[:, c : c + 16, to] = by_tap[:, :, tap, c : c + 16].swapaxes(1, 2)
+    return turned.reshape(groups * C, *K, filters)
 
 
 def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
@@ -181,8 +186,7 @@ def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -
         )
         turned = _with_outputs(turned, p.L)
         dw = _summed(turned, turned, dy, dy, x, workers)
-        dw = np.flip(dw, tuple(range(1, rank + 1)))
-        return _transposed(dw, p.groups)
+        return _transposed(dw, p.groups, True)
     spread = np.zeros((p.N, *p.dilated_L, p.C), x.dtype)
     spread[(slice(None), *(slice(None, None, step) for step in p.input_dilation))] = x
     whole = p._replace(L=p.dilated_L, input_dilation=(1,) * rank)
