@@ -115,6 +115,8 @@ def explain(
     *,
     input_dilation: Any = 1,
     flip: bool = False,
+    transposed: bool = False,
+    output_padding: Any = 0,
     dtype: Any = None,
     stream: Any = None,
     variant: str | None = None,
@@ -134,6 +136,8 @@ def explain(
         As in `conv1d`; `padding` also as in `conv_general`.
     input_dilation, flip
         As in `conv_general`.
+    transposed, output_padding
+        Whether it is a `conv_transpose1d`, `2d` or `3d`, and the padding of its output.
     dtype : dtype_like or (dtype_like, dtype_like), optional
         The type of shapes, float32 if not given; a pair is the input's and the weight's.
     measure : bool
@@ -154,7 +158,8 @@ def explain(
     --------
     >>> print(mlxconv.explain((1, 3000, 512), (512, 3, 512), stride=2, padding=1))  # doctest: +SKIP
     """
-    asked = query(input, weight, stride, padding, dilation, groups, input_dilation, flip, dtype)
+    q = (stride, padding, dilation, groups, input_dilation, flip)
+    asked = query(input, weight, *q, dtype, transposed, output_padding)
     p, threads = plan(asked.problem, variant), resolve(stream).threads or default_threads()
     known = roofline.machine() if measure else roofline.measured()
     call = asked.with_data().call(stream, variant) if measure else None

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxconv.api import conv1d, conv_general
+from mlxconv.api import are_exact, convolution
 from mlxconv.arrays import as_array, dtype_named
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
@@ -41,12 +41,17 @@ class Query(NamedTuple):
     def call(self, stream: Any, variant: str | None) -> Callable[[], np.ndarray]:
         """The call itself; the query must have arrays."""
         assert self.arrays is not None
+        (x, w), q = self.arrays, tuple(self.parameters)
+        exact = are_exact(q)
+        return lambda: convolution(q, exact, x, w, stream, variant, None)
+
+    def shortened(self, rows: int) -> "Query":
+        """The same of the first image's first rows."""
+        assert self.arrays is not None
         (x, w), q = self.arrays, self.parameters
-        if q.function == "conv1d":
-            args = (q.stride, q.padding, q.kernel_dilation, q.groups)
-            return lambda: conv1d(x, w, *args, stream=stream, variant=variant)
-        general = (q.stride, q.padding, q.kernel_dilation, q.input_dilation, q.groups, q.flip)
-        return lambda: conv_general(x, w, *general, stream=stream, variant=variant)
+        x = x[:1, :rows]
+        p = problem_of(q, x.shape, x.dtype, w.shape, w.dtype)
+        return self._replace(problem=p, arrays=(x, w))
 
 
 def query(
@@ -59,6 +64,8 @@ def query(
     input_dilation: Any = 1,
     flip: bool = False,
     dtype: Any = None,
+    transposed: bool = False,
+    output_padding: Any = 0,
 ) -> Query:
     """The Query that the arguments of `explain` or `race` make, or the convolution's own error."""
     pair = isinstance(dtype, tuple) and len(dtype) == 2
@@ -68,6 +75,12 @@ def query(
     simple = len(x_shape) == 3 and input_dilation == 1 and not flip
     function = "conv1d" if simple and not _per_end_pairs(padding) else "conv_general"
     q = Parameters(function, stride, padding, dilation, input_dilation, groups, flip)
+    if transposed:
+        if input_dilation != 1 or flip:
+            raise ValueError("a transposed convolution takes neither input_dilation nor flip")
+        rank = min(max(len(x_shape) - 2, 1), 3)
+        function = f"conv_transpose{rank}d"
+        q = q._replace(function=function, flip=True, output_padding=output_padding)
     arrays = None if x is None or w is None else (x, w)
     return Query(q, problem_of(q, x_shape, x_type, w_shape, w_type), w_type, arrays)
 

@@ -101,6 +101,8 @@ def race(
     *,
     input_dilation: Any = 1,
     flip: bool = False,
+    transposed: bool = False,
+    output_padding: Any = 0,
     dtype: Any = None,
     stream: Any = None,
     rounds: int | None = None,
@@ -111,8 +113,10 @@ def race(
 
     Parameters
     ----------
-    input, weight, stride, padding, dilation, groups, input_dilation, flip, dtype, stream
+    input, weight, stride, padding, dilation, groups, input_dilation, flip
         As in `explain`; of shapes alone, random numbers are convolved.
+    transposed, output_padding, dtype, stream
+        As in `explain`.
     rounds : int, optional
         How many rounds; if not given, as many as fit `seconds`, at least 3.
     seconds : float
@@ -138,9 +142,8 @@ def race(
     --------
     >>> print(mlxconv.race((1, 3000, 80), (512, 3, 80), padding=1))  # doctest: +SKIP
     """
-    asked = query(
-        input, weight, stride, padding, dilation, groups, input_dilation, flip, dtype
-    ).with_data()
+    q = (stride, padding, dilation, groups, input_dilation, flip)
+    asked = query(input, weight, *q, dtype, transposed, output_padding).with_data()
     p, threads = asked.problem, resolve(stream).threads or default_threads()
     picked = plan(p).variant
     trials = {name: _trial(asked, stream, name) for name in able(p)}
@@ -170,18 +173,13 @@ def _entry(asked: Query, name: str, call: Callable[[], np.ndarray] | None, secon
 def _trial(asked: Query, stream: Any, variant: str) -> float:
     """Seconds a call takes at the first guess: of the problem with fewer and shorter images, by
     the ratio of FLOP.  Compiles what is not compiled yet."""
-    assert asked.arrays is not None
-    p, (x, w) = asked.problem, asked.arrays
+    p = asked.problem
     if p.flop <= TRIAL_FLOP:
         trial = asked
     else:
         rows = p.L[0] * p.N * TRIAL_FLOP / p.flop
         least = max(1, min(p.L[0], p.window[0] - p.padding_lo[0] - p.padding_hi[0]) + p.stride[0])
-        short = x[:1, : max(least, int(rows))]
-        q = asked.parameters
-        trial = query(
-            short, w, q.stride, q.padding, q.kernel_dilation, q.groups, q.input_dilation, q.flip
-        )
+        trial = asked.shortened(max(least, int(rows)))
     call = trial.call(stream, variant)
     call()
     return timing.once(call) * p.flop / max(1, trial.problem.flop)

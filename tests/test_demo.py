@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv.cli import demo, main
+from mlxconv.cli import demo, main, photograph
+from mlxconv.cli.errors import Failed
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setattr(demo, "TRIES", 2)
+    monkeypatch.setattr(photograph, "TRIES", 2)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -46,9 +48,36 @@ def test_demo_draws(folder, capsys, name, magic):
     assert [f.name for f in folder.iterdir()] == [name]
 
 
+def test_demo_filters_a_photograph(folder, capsys):
+    assert main(["demo", "--photograph", "a.png"]) == 0
+    assert "lines at 45 degrees" in capsys.readouterr().out
+    picture = (folder / "a.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 100_000
+
+
+def test_filters_of_the_photograph_answer_to_what_they_are_named_after():
+    bank = photograph.filter_bank()
+    np.testing.assert_allclose(bank[:3].sum((1, 2)), np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(bank[3:].sum((1, 2)), 0, atol=1e-12)
+    v, u = np.mgrid[:41, :41] - 20.0
+    for i, angle in enumerate(photograph.ANGLES):
+        across = u * np.sin(np.deg2rad(angle)) + v * np.cos(np.deg2rad(angle))
+        line = np.repeat((np.abs(across) < 1.5)[..., None], 3, axis=2).astype(np.float32)
+        found = photograph.filtered(line, mlxconv.Stream(1)).y[20, 20, 3:7]
+        assert found.argmax() == i
+
+
+def test_a_wrong_photograph_is_told(monkeypatch):
+    right = photograph.conv2d
+    monkeypatch.setattr(photograph, "conv2d", lambda *a, **k: right(*a, **k) + np.float32(0.1))
+    with pytest.raises(Failed, match="rounding"):
+        photograph.filtered(np.ones((20, 20, 3), np.float32), mlxconv.Stream(1))
+
+
+@pytest.mark.parametrize("option", ["--plot", "--photograph"])
 @pytest.mark.parametrize("name", ["a.bmp", "nowhere/a.png"])
-def test_demo_refuses_a_bad_place_before_any_work(capsys, name):
-    assert main(["demo", "--plot", name]) == 2
+def test_demo_refuses_a_bad_place_before_any_work(capsys, name, option):
+    assert main(["demo", option, name]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1
 

@@ -29,6 +29,9 @@ def known(monkeypatch):
         ((1, 60, 4), (6, 3, 4), dict(padding="causal", dilation=3)),
         ((1, 60, 4), (6, 3, 4), dict(input_dilation=2, flip=True, padding=([1], [2]))),
         ((1, 12, 9, 4), (6, 3, 2, 4), dict(stride=(2, 1))),
+        ((1, 5, 12, 9, 4), (6, 2, 3, 2, 4), dict(padding=(1, 1, 0))),
+        ((1, 20, 4), (6, 4, 4), dict(transposed=True, stride=2, padding=1, output_padding=1)),
+        ((2, 7, 6, 4), (6, 4, 3, 4), dict(transposed=True, stride=(2, 3))),
         ((1, 60, 4), (6, 3, 4), dict(dtype="float16")),
         ((1, 60, 4), (6, 3, 4), dict(dtype="complex128")),
     ],
@@ -219,3 +222,9 @@ def test_tables():
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_a_transposed_convolution_has_no_dilated_input_or_flip():
+    for wrong in ({"input_dilation": 2}, {"flip": True}):
+        with pytest.raises(ValueError, match="neither input_dilation nor flip"):
+            mlxconv.explain((1, 9, 4), (6, 3, 4), transposed=True, **wrong)

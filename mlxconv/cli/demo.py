@@ -53,11 +53,15 @@ class Check(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> None:
-    path = None
+    path = photograph_path = None
     if options.plot is not None:
         from mlxconv.cli import plot
 
         path = plot.checked(options.plot)
+    if options.photograph is not None:
+        from mlxconv.cli import photograph, plot
+
+        photograph_path = plot.checked(options.photograph, "--photograph")
     record, bank = load(), filter_bank()
     x, w, stream = record.filled.astype("f4"), bank.astype("f4"), Stream(options.threads)
     y = conv1d(x[None, :, None], w[:, :, None], stream=stream)[0]
@@ -69,6 +73,9 @@ def run(options: argparse.Namespace) -> None:
     if path is not None:
         plot.draw(path, record, result)
         print(f"\nPicture: {path}")
+    if photograph_path is not None:
+        print()
+        photograph.run(photograph_path, stream)
     if check.part > 1:
         raise Failed("an output is further from NumPy's than rounding explains")
 

@@ -50,7 +50,8 @@ trend, seasonal cycle, week-to-week change and growth.  The result is checked ag
 DEMO_EXAMPLES = """\
 examples:
   mlxconv demo
-  mlxconv demo --plot co2.png              (needs matplotlib: pip install "mlxconv[cli]")"""
+  mlxconv demo --plot co2.png              (needs matplotlib: pip install "mlxconv[cli]")
+  mlxconv demo --photograph hopper.png     (eight filters over a photograph)"""
 
 
 BENCH = """\
@@ -98,6 +99,8 @@ def parser() -> Parser:
 def _add_demo(commands: Any) -> None:
     demo = _command(commands, "demo", "filter a real recorded signal", DEMO, DEMO_EXAMPLES)
     demo.add_argument("--plot", metavar="FILE", help="draw a picture: .png, .pdf or .svg")
+    what = "filter a photograph by conv2d as well, and draw it"
+    demo.add_argument("--photograph", metavar="FILE", help=what)
     _add_threads(demo)
 
 

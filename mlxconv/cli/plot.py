@@ -18,10 +18,10 @@ CREDIT = "Data: Keeling and Whorf, Scripps Institution of Oceanography, 2004"
 INK, GREY, BLUE, RED, GREEN = "#22303c", "#8a97a3", "#2b6cb0", "#c53030", "#2f855a"
 
 
-def checked(name: str) -> Path:
+def checked(name: str, option: str = "--plot") -> Path:
     """Where the picture goes; BadInput if it cannot, or if matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise BadInput('--plot needs matplotlib: pip install "mlxconv[cli]"')
+        raise BadInput(f'{option} needs matplotlib: pip install "mlxconv[cli]"')
     return destination(name, SUFFIXES)
 
 
