@@ -4,8 +4,8 @@ Numba's own cache serves stale code when a helper in another file changes, and r
 cannot write.  This one keeps its files in a folder named by a digest of all that kernels are made
 of, kernels/ and simd/, and of Numba, LLVM and Python.  It names each file by the kernel, its
 options, its signature and the processor.  A file is written aside and renamed, and read back only
-if its checksum, its owner and its signature are right.  Whatever goes wrong, the kernel is
-compiled again.
+if its checksum and its owner are right and it holds the key it is named by.  Whatever goes wrong,
+the kernel is compiled again.
 
 MLXCONV_CACHE_DIR moves the folder; set to an empty string it switches the cache off.
 """
@@ -78,8 +78,7 @@ class _KernelCache:
     """What a Numba dispatcher asks of a cache, for one kernel."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
-        self._name = name
-        self._key = repr((name, sorted(options.items())))
+        self._kernel = repr((name, sorted(options.items())))
 
     @property
     def cache_path(self) -> str:
@@ -94,12 +93,12 @@ class _KernelCache:
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for `sig`, or None."""
         try:
-            path = self._path(sig, target_context.codegen())
-            body = _read(path)
+            key = self._key(sig, target_context.codegen())
+            body = _read(self._path(key))
             if body is None:
                 return None
-            signature, reduced = pickle.loads(body)
-            if signature != str(sig):
+            held, reduced = pickle.loads(body)
+            if held != key:  # another kernel's file under this one's name
                 return None
             return _numba.CompileResultCacheImpl.rebuild(self, target_context, reduced)
         except Exception:  # truncated, of another Numba, unreadable: compile again
@@ -109,14 +108,18 @@ class _KernelCache:
         try:
             if cres.library.has_dynamic_globals:
                 return
-            body = _numba.dumps((str(sig), cres._reduce()))
-            _write(self._path(sig, cres.library.codegen), body)
+            key = self._key(sig, cres.library.codegen)
+            _write(self._path(key), _numba.dumps((key, cres._reduce())))
         except Exception:  # a full disk, a read-only home: the kernel works all the same
             return
 
-    def _path(self, sig: Any, codegen: Any) -> Path:
-        key = hashlib.sha256(repr((self._key, str(sig), codegen.magic_tuple())).encode())
-        return Path(self.cache_path) / f"{key.hexdigest()[:40]}.kernel"
+    def _key(self, sig: Any, codegen: Any) -> tuple[str, ...]:
+        """All that tells one compiled kernel of this folder from another."""
+        return self._kernel, str(sig), repr(codegen.magic_tuple())
+
+    def _path(self, key: tuple[str, ...]) -> Path:
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()
+        return Path(self.cache_path) / f"{digest[:40]}.kernel"
 
 
 def _read(path: Path) -> bytes | None:

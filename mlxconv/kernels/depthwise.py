@@ -30,18 +30,19 @@ from mlxconv.simd.words import fma, load, store, store_n, zero
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> tiles of MR positions x 1 vector, MR // 2 taps at a time
+# registers of the machine -> the tile of few taps and that of LONG lines of taps or more, each MR
+# positions x 1 vector, MR // 2 taps at a time
 TILES = {
     16: (
-        Tile((8, 1), 0.8),  # 8 + 4 + 1 of 16; 15 loads feed 32 FMA
-        Tile((7, 1), 0.8),  # 7 + 3 + 1; 12 loads feed 21 FMA
+        Tile((7, 1), 0.7),  # 7 + 3 + 1 of 16: fits lines of 7, 14, 28, ... and 3 taps
+        Tile((8, 1), 0.8),  # 8 + 4 + 1: as many chains as hide the latency of an FMA
     ),
     32: (
-        Tile((12, 1), 0.8),  # 12 + 6 + 1 of 32; 23 loads feed 72 FMA
-        Tile((8, 1), 0.8),
-        Tile((7, 1), 0.8),
+        Tile((7, 1), 0.7),
+        Tile((12, 1), 0.8),  # 12 + 6 + 1 of 32: 23 loads feed 72 FMA
     ),
 }
+LONG = 16  # from here FMA bound a tile, 12 % in favour of the second; below it loads and stores do
 
 
 @lru_cache
@@ -97,16 +98,7 @@ def refuses(p: "Problem") -> str:
 
 
 def schedule(p: "Problem") -> Schedule:
-    """The tile that loads least for an output, its vectors run over groups."""
-    tiles = [tile.shape for tile in TILES[processor.registers()]]
-    MR, NV = min(tiles, key=lambda tile: _loads(p, tile[0]))
-    return schedule_of(p, micro_kernel, (MR, NV), depthwise=True)
-
-
-def _loads(p: "Problem", MR: int) -> int:
-    """Vectors that tiles of MR positions load for one line of outputs and one line of taps."""
-    TAPS, K = MR // 2, p.K[-1]
-    blocked = K // TAPS * TAPS if p.stride[-1] == p.kernel_dilation[-1] else 0
-    return -(-p.output_L[-1] // MR) * (
-        blocked // TAPS * (2 * TAPS + MR - 1) + (K - blocked) * (MR + 1)
-    )
+    """A tile by the taps along a line, its vectors run over groups."""
+    few, many = TILES[processor.registers()]
+    tile = many if p.K[-1] >= LONG else few
+    return schedule_of(p, micro_kernel, tile.shape, depthwise=True)
