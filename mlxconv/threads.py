@@ -28,7 +28,8 @@ import numpy as np
 from mlxconv import processor, workspace
 from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.entry import parallel, serial
+from mlxconv.kernels.entry import PIECES, parallel, serial, worker
+from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
 
 # Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 20 us
@@ -68,7 +69,8 @@ def run(
     """Run the steps of `schedule` one after the other on (x, w, y), on at most `workers` threads;
     whether a zero of the padding may have met a weight it must not.
 
-    With `panels`, filters that are packed already, the first step is left out."""
+    `panels` are filters that are packed already; without them the first step packs them where
+    workers share them, or each worker packs its own."""
     if schedule.flop < WORTH_SHARING["omp"]:  # the least of all
         return _at_once(schedule, geometry, arrays, panels)
     kind, chunks = layer(), min(workers or default_threads(), schedule.steps[-1].jobs)
@@ -89,14 +91,12 @@ def _at_once(
     panels: np.ndarray | None,
 ) -> bool:
     """All steps in one call on this thread: `_launched`, where microseconds count."""
-    idle, first = schedule.idle, 0
+    idle, steps = schedule.idle, len(schedule.steps)
     space = workspace.borrow(schedule, 1, idle)
-    own = space
+    own, first = space, 0 if schedule.shared else steps - 1
     if panels is not None:
-        own, first = space._replace(panels=panels), 1
-    suspect = schedule.on_one_thread(
-        geometry, *arrays, *own, first, len(schedule.steps), 0, ALL_JOBS
-    )
+        own, first = space._replace(panels=panels), steps - 1
+    suspect = schedule.on_one_thread(geometry, *arrays, *own, first, steps, 0, ALL_JOBS)
     if idle is not None:
         idle.append(space)
     return bool(suspect)
@@ -129,8 +129,11 @@ def _launched(
     """One launch, or several where one would be too long for Ctrl-C."""
     idle = workspace.kept(schedule, chunks)
     space = workspace.borrow(schedule, chunks, idle)
-    own, start = (space, 0) if panels is None else (space._replace(panels=panels), 1)
-    arguments, end = (geometry, *arrays, *own), len(schedule.steps)
+    own, end = space, len(schedule.steps)
+    start = 0 if schedule.shared else end - 1
+    if panels is not None:
+        own, start = space._replace(panels=panels), end - 1
+    arguments = (geometry, *arrays, *own)
     launches = int(schedule.flop / (LAUNCH_FLOP * chunks))
     if launches < 2:
         suspect = launch(schedule.elements, arguments, start, end, 0, ALL_JOBS, chunks)
@@ -171,22 +174,19 @@ def _on_pool(
 ) -> int:
     """Each thread takes a piece of the jobs of a step after the other."""
     geometry, x, w, y, panels, scratch, runs, counters = arguments
-    entry = serial(elements)
-    suspects: list[int] = []
+    entry, size, length = worker(elements), scratch.size // chunks, runs.size // chunks
 
     def work(c: int) -> None:
-        own = [part[c * part.size // chunks : (c + 1) * part.size // chunks] for part in parts]
-        for at in pieces:  # shared: each thread takes the next
-            end = min(at + piece, top)
-            suspects.append(entry(geometry, x, w, y, panels, *own, s, s + 1, at, end))
+        own = scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length]
+        entry(geometry, x, w, y, panels, *own, counters, s, top, piece)
 
+    counters[SUSPECT] = 0
     for s in range(first, last):
         top = min(hi, int(geometry["jobs"].item(s)))
-        piece = max(1, (top - lo) // (8 * chunks))
-        pieces = iter(range(lo, top, piece))
-        parts = (scratch, runs, np.zeros(chunks * counters.size, np.int64))
+        piece = max(1, (top - lo) // (PIECES * chunks))
+        counters[s] = lo
         _pool.run(work, min(chunks, top - lo))
-    return max(suspects, default=0)
+    return int(counters[SUSPECT])
 
 
 class Pool:

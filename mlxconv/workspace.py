@@ -16,10 +16,11 @@ LINE = 16  # every worker's share starts at a cache line: 16 float32
 
 
 class Needs(Protocol):
-    """What a schedule says of the memory it needs, in elements; scratch and runs per worker."""
+    """What a schedule says of the memory it needs, in elements: packed filters that all workers
+    share, scratch and runs of each."""
 
     @property
-    def panels(self) -> int: ...
+    def shared(self) -> int: ...
     @property
     def scratch(self) -> int: ...
     @property
@@ -37,14 +38,14 @@ class Workspace(NamedTuple):
     counters: np.ndarray
 
 
-SMALL = (1 << 15, 1 << 15, 1 << 12)  # elements of panels, scratch and runs: 288 KB in float32
+SMALL = (0, 1 << 16, 1 << 12)  # elements of panels, scratch and runs: 288 KB in float32
 _kept: dict[str, list[Workspace]] = {"float32": [], "float64": []}
 
 
 def kept(schedule: Needs, workers: int) -> list[Workspace] | None:
     """The idle workspaces that `workers` threads may use for `schedule`; None if it needs more."""
     scratch, runs = workers * (schedule.scratch + LINE), workers * schedule.runs
-    if schedule.panels > SMALL[0] or scratch > SMALL[1] or runs > SMALL[2]:
+    if schedule.shared or scratch > SMALL[1] or runs > SMALL[2]:
         return None
     return _kept[schedule.elements.dtype]
 
@@ -54,7 +55,7 @@ def borrow(schedule: Needs, workers: int, idle: list[Workspace] | None) -> Works
     undefined.  Appended to `idle` it serves the next call."""
     if idle is None:
         return _new(
-            schedule.panels,
+            schedule.shared,
             workers * (schedule.scratch + LINE),
             workers * schedule.runs,
             schedule.elements.dtype,

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 
 import mlxconv
 from mlxconv.dispatch import plan
+from mlxconv.kernels import schedule
 from mlxconv.phases import phases_of
+from mlxconv.plan import Packed
 from tests.helpers import integer_array, per_axis, random_array, reference
 from tests.problems import cases
 
@@ -176,6 +178,47 @@ def test_infinite_weights_stay_where_they_meet_the_input():
     w[0, 0] = np.inf
     y = mlxconv.conv_transpose1d(x, w, stride=3).ravel()
     assert y.tolist() == [np.inf, 1, 1] * 4
+
+
+@pytest.mark.parametrize("shape", ((1, 7, 4, 8), (1, 7, 14, 8), (1, 7, 7, 24)))
+def test_infinite_weights_outside_of_the_outer_axes(shape):
+    """Whatever gathers, strips or skips the taps that only meet padding."""
+    x, w = np.ones(shape, np.float32), np.ones((272, 3, 3, shape[-1]), np.float32)
+    w[:, 0] = np.inf
+    y = mlxconv.conv2d(x, w, padding=(1, 0))
+    assert not np.isnan(y).any() and np.isfinite(y[:, 0]).all() and np.isinf(y[:, 1:]).all()
+
+
+FEW = [  # input, filters, parameters: many filters, few positions
+    ((1, 7, 7, 20), (272, 3, 3, 20), {"padding": 1}),
+    ((2, 5, 9, 12), (299, 3, 3, 12), {"stride": 2, "padding": ([1, 0], [0, 2])}),
+    ((3, 3, 20), (530, 2, 20), {"dilation": 2}),
+    ((1, 6, 5, 24), (520, 3, 2, 12), {"groups": 2, "padding": (1, 0)}),
+    ((1, 3, 3, 4, 8), (272, 3, 3, 3, 8), {"padding": 1}),
+]
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "float16", "complex64"))
+@pytest.mark.parametrize(("shape", "filters", "parameters"), FEW)
+def test_many_filters_on_few_positions(shape, filters, parameters, dtype, monkeypatch):
+    """They are packed where they are used: exact, and with the bits of those packed before."""
+    rng = np.random.default_rng(3)
+    x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
+    packed, y = [], {}
+    for wanted in (True, False):
+        monkeypatch.setattr(schedule, "_meets_few", lambda *_, wanted=wanted: wanted)
+        plan.cache_clear()
+        found = plan(mlxconv.explain(x, w, **parameters).problem, "direct")
+        packed.append(found.schedule.split[-1][1])
+        y[wanted] = [found.run(x, w, threads) for threads in (1, 2)]
+        y[wanted] += [found.run(x, w, 2, packed=Packed())]
+    plan.cache_clear()
+    assert packed[0] > packed[1]
+    p, kind = found.problem, np.complex128 if dtype == "complex64" else np.float64
+    steps = (p.stride, p.padding_lo, p.padding_hi, p.kernel_dilation, p.input_dilation, p.groups)
+    exact = reference(x, w, *steps, dtype=kind).astype(dtype)
+    for result in y[True] + y[False]:
+        assert np.array_equal(result, exact)
 
 
 @pytest.mark.parametrize("rank", RANKS)

@@ -14,6 +14,8 @@ from mlxconv.simd.address import entry_point
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import fetch_add
 
+PIECES = 8  # in which a thread takes its share of the jobs of a step
+
 
 @lru_cache
 def serial(elements):
@@ -25,7 +27,7 @@ def serial(elements):
     @kernel(no_cpython_wrapper=False)
     def on_one_thread(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi):
         data, g = Data(geometry, x, w, y, panels, scratch, runs, counters), geometry[0]
-        counters[SUSPECT] = 0
+        counters[SUSPECT] = runs[runs.size - 1] = 0
         for s in range(first, last):
             call(g.step[s], data, lo, min(hi, g.jobs[s]))
         return counters[SUSPECT]
@@ -34,21 +36,41 @@ def serial(elements):
 
 
 @lru_cache
-def parallel(elements):
-    """The same on the threads of Numba.
-
-    Called with the number of `chunks` as well, in which scratch and runs are shared out.
-
-    Jobs are taken an eighth of a thread's share at a time, so that a thread which loses its core
-    for a while leaves its share to the others."""
+def takes(elements):
+    """take_jobs for these types."""
     call = range_call(elements)
 
     @kernel
     def take_jobs(data, s, hi, piece):
+        """Run jobs of step `s`, a piece of them at a time, until all workers together have run
+        those before `hi`: one that loses its core for a while leaves its share to the others."""
         address, lo = data.geometry[0].step[s], fetch_add(data.counters, s, piece)
+        data.runs[data.runs.size - 1] = 0
         while lo < hi:
             call(address, data, lo, min(lo + piece, hi))
             lo = fetch_add(data.counters, s, piece)
+
+    return take_jobs
+
+
+@lru_cache
+def worker(elements):
+    """What runs jobs of step s on one of several threads of our own, called as
+    worker(*arrays, s, hi, piece) with counters that they share."""
+    take_jobs = takes(elements)
+
+    @kernel(no_cpython_wrapper=False)
+    def on_one_of_many(geometry, x, w, y, panels, scratch, runs, counters, s, hi, piece):
+        take_jobs(Data(geometry, x, w, y, panels, scratch, runs, counters), s, hi, piece)
+
+    return entry_point(on_one_of_many, (*data_type(elements).types, *(types.intp,) * 3))
+
+
+@lru_cache
+def parallel(elements):
+    """What runs the steps on the threads of Numba: called as `serial` is, with the number of
+    `chunks` as well, in which scratch and runs are shared out."""
+    take_jobs = takes(elements)
 
     @kernel(no_cpython_wrapper=False, parallel=True)
     def on_threads(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi, chunks):
@@ -57,7 +79,7 @@ def parallel(elements):
         counters[SUSPECT] = 0
         for s in range(first, last):
             top = min(hi, g.jobs[s])
-            piece = max(1, (top - lo) // (8 * chunks))
+            piece = max(1, (top - lo) // (PIECES * chunks))
             counters[s] = lo
             for c in prange(min(chunks, top - lo)):
                 own_scratch = scratch[c * size : (c + 1) * size]

@@ -67,6 +67,7 @@ GEOMETRY = np.dtype(
         ("group_channels", "i8"),  # input channels from one group to the next
         ("mode", "i8"),  # of the micro-kernel: direct: rows first; depthwise: the last one overlaps
         ("block_at", "i8"),  # where in scratch outputs are kept until they are rounded
+        ("panels_at", "i8"),  # where in scratch filters are packed that workers do not share
         ("steps", "i8"),  # range kernels to run, one after the other
         ("step", "i8", _STEPS),  # their addresses
         ("jobs", "i8", _STEPS),  # and their jobs
@@ -81,9 +82,9 @@ class Data(NamedTuple):
     x: Any  # the input's memory, read-only; the bits, uint16, of half types
     w: Any  # the filters as (O, taps, C), read-only
     y: Any  # the output
-    panels: Any  # the filters, packed
-    scratch: Any  # of this worker: a strip of input, and a block of output
-    runs: Any  # of this worker: (input offset, panel row) of each run
+    panels: Any  # the filters, packed; empty if each worker packs them for itself
+    scratch: Any  # of this worker: a strip of input, a block of output, packed filters
+    runs: Any  # of this worker: (input offset, panel row) of each run; last, what is prepared
     counters: Any  # jobs taken of each step; whether padding may have met a weight it must not
 
 

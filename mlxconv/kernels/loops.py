@@ -20,6 +20,7 @@ import numpy as np
 from numba import types
 
 from mlxconv.kernels.geometry import SUSPECT, locate, part_of
+from mlxconv.kernels.packing import packers
 from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
@@ -78,14 +79,38 @@ def computes(elements):
 
 
 @lru_cache
+def packs_once(vec):
+    """packed_filters for weights of the type of `vec`."""
+    pack_panel = packers(vec)
+
+    @kernel
+    def packed_filters(data):
+        """(array, offset) of the packed filters: where all workers share them, if they were packed
+        before, else in the scratch of this one, whose first job packs them.  What another core has
+        written is slower to read than to pack."""
+        g, ready = data.geometry[0], data.runs.size - 1
+        if data.panels.size > 0:
+            return data.panels, 0
+        if data.runs[ready] == 0:
+            size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
+            for unit in range(g.groups * g.panels):
+                pack_panel(data, unit, data.scratch, g.panels_at + unit * size)
+            data.runs[ready] = 1
+        return data.scratch, g.panels_at
+
+    return packed_filters
+
+
+@lru_cache
 def blocks(elements, vec):
     """The range kernel over blocks of lines that are at least as long as a tile."""
     open_window, input_of = windows(elements, vec), inputs(elements)
-    compute = computes(elements)
+    compute, packed_filters = computes(elements), packs_once(vec)
 
     @kernel
-    def run(data, g, block):
+    def run(data, panels, panels_at, block):
         """y[n, l, o] for the positions, groups and panels of `block`."""
+        g = data.geometry[0]
         panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
         w = open_window(data, block, block.g0)
         runs = list_runs(data.runs, g, w)
@@ -98,20 +123,20 @@ def blocks(elements, vec):
             at = w.first + shift + block.p0 * g.panel_channels
             x = Rows(input_of(data, w), at, w.row)
             y = Rows(data.y, block.to + group * g.O + first, g.out_row)
-            at = (group * g.panels + block.p0) * panel_size
-            panel = Rows(data.panels, at, panel_size)
+            at = panels_at + (group * g.panels + block.p0) * panel_size
+            panel = Rows(panels, at, panel_size)
             compute(data, w.padded or g.phases > 1, x, runs, panel, y, block.rows, filters)
 
     @kernel
     def blocks(data, lo, hi):
         """y[n, l, o] for the blocks of jobs [lo, hi)."""
-        g = data.geometry[0]
+        g, (panels, panels_at) = data.geometry[0], packed_filters(data)
         for job in range(lo, hi):  # fourth loop: blocks of positions
             block = locate(g, job)
             for i in range(3):  # its parts before, inside and behind the middle of the input
                 part = part_of(g, block, i)
                 if part.rows > 0:
-                    run(data, g, part)
+                    run(data, panels, panels_at, part)
 
     return blocks
 
@@ -121,11 +146,12 @@ def gathered(elements, vec):
     """The range kernel over blocks of positions that lie anywhere, for lines shorter than a tile:
     each window is copied, one behind the other, zeros where it meets padding."""
     gather, compute = gathers(elements, vec), computes(elements)
+    packed_filters = packs_once(vec)
 
     @kernel
     def gathered(data, lo, hi):
         """y[position, o] for the blocks of jobs [lo, hi); positions count over N, D, H and W."""
-        g = data.geometry[0]
+        g, (panels, panels_at) = data.geometry[0], packed_filters(data)
         taps = g.K[0] * g.K[1] * g.K[2]
         panel_size, size = taps * g.C * g.NR, taps * g.width
         positions = g.N * g.out[0] * g.out[1] * g.out[2]
@@ -139,8 +165,38 @@ def gathered(elements, vec):
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
             x = Rows(data.scratch, p0 * g.panel_channels, size)
             y = Rows(data.y, l0 * g.out_row + group * g.O + p0 * g.NR, g.out_row)
-            panel = Rows(data.panels, (group * g.panels + p0) * panel_size, panel_size)
+            panel = Rows(panels, panels_at + (group * g.panels + p0) * panel_size, panel_size)
             filters = min(p1 * g.NR, g.O) - p0 * g.NR
             compute(data, padded, x, runs, panel, y, l1 - l0, filters)
 
     return gathered
+
+
+@lru_cache
+def panelwise(elements, vec):
+    """The range kernel over panels of filters: each worker gathers all windows, then each panel is
+    packed where it is used, and meets all positions while it is in L2."""
+    gather, pack_panel, compute = gathers(elements, vec), packers(vec), computes(elements)
+
+    @kernel
+    def panelwise(data, lo, hi):
+        """y[position, o] of all positions for the panels [lo, hi), counted over groups."""
+        g, ready = data.geometry[0], data.runs.size - 1
+        size = g.K[0] * g.K[1] * g.K[2] * g.C
+        positions = g.N * g.out[0] * g.out[1] * g.out[2]
+        data.runs[0] = data.runs[1] = 0
+        runs, x = Runs(data.runs, 1, size, 1), Rows(data.scratch, 0, size)
+        for unit in range(lo, hi):
+            group, first = unit // g.panels, unit % g.panels * g.NR
+            if data.runs[ready] != group + 1:
+                gather(data, group, 0, positions, size)
+                data.runs[ready] = group + 1
+            if data.panels.size > 0:
+                panel = Rows(data.panels, unit * size * g.NR, size * g.NR)
+            else:
+                pack_panel(data, unit, data.scratch, g.panels_at)
+                panel = Rows(data.scratch, g.panels_at, size * g.NR)
+            y = Rows(data.y, group * g.O + first, g.out_row)
+            compute(data, True, x, runs, panel, y, positions, min(g.NR, g.O - first))
+
+    return panelwise

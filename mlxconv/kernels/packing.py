@@ -21,15 +21,14 @@ from mlxconv.simd.words import load, store, zip_high, zip_low
 
 
 @lru_cache
-def packs(vec):
-    """The range kernel over panels, for weights of the type of `vec`."""
+def packers(vec):
+    """pack_panel for weights of the type of `vec`."""
     LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
 
     @kernel
-    def pack_squares(data, source, to, S, NR):
+    def pack_squares(w, source, panels, to, S, NR):
         """panels[to + s*NR + i] = w[source + i*S + s], i < LANES, for whole squares; returns how
         many s that are.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
-        w, panels = data.w, data.panels
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S - LANES + 1, LANES):
@@ -46,29 +45,42 @@ def packs(vec):
         return S // LANES * LANES
 
     @kernel
-    def pack_panels(data, lo, hi):
-        """panels[g, p, row, j] = w[filter of column j, row - first row of its phase], for panels
-        [lo, hi) counted over all groups."""
-        g = data.geometry[0]
+    def pack_panel(data, unit, panels, to):
+        """panels[to + row*NR + j] = w[filter of column j, row - first row of its phase], for panel
+        `unit`, counted over all groups."""
+        g, w = data.geometry[0], data.w
         lines, line, O = g.K[0] * g.K[1], g.K[2] * g.C, g.O // g.phases
         rows, S = lines * line, lines * g.weights
+        first = unit % g.panels * g.NR
+        first = min(first, g.O - g.NR) if g.overlaps else first
+        group, filters = unit // g.panels, min(g.NR, g.O - first)
+        NR = LANES if g.narrow and filters < g.NR else g.NR
+        if filters < NR or g.phases > 1:
+            panels[to : to + rows * NR] = 0
+        for v in range(0, filters, LANES):
+            packed = 0
+            if g.phases == 1 and v + LANES <= filters:
+                packed = pack_squares(w, (group * O + first + v) * S, panels, to + v, S, NR)
+            for j in range(v, min(v + LANES, filters) if packed < S else v):
+                phase, o = (first + j) // O, (first + j) % O
+                source, at = (group * O + o) * S, to + phase * g.phase_rows * NR + j
+                for i in range(lines):
+                    for s in range(max(0, packed - i * g.weights), g.weights):
+                        panels[at + (i * line + s) * NR] = w[source + i * g.weights + s]
+
+    return pack_panel
+
+
+@lru_cache
+def packs(vec):
+    """The range kernel over panels, for weights of the type of `vec`."""
+    pack_panel = packers(vec)
+
+    @kernel
+    def pack_panels(data, lo, hi):
+        """Panels [lo, hi), one behind the other, in the memory that all workers share."""
+        g = data.geometry[0]
         for unit in range(lo, hi):
-            first, to = unit % g.panels * g.NR, unit * rows * g.NR
-            first = min(first, g.O - g.NR) if g.overlaps else first
-            group, filters = unit // g.panels, min(g.NR, g.O - first)
-            NR = LANES if g.narrow and filters < g.NR else g.NR
-            if filters < NR or g.phases > 1:
-                data.panels[to : to + rows * NR] = 0
-            for v in range(0, filters, LANES):
-                packed = 0
-                if g.phases == 1 and v + LANES <= filters:
-                    packed = pack_squares(data, (group * O + first + v) * S, to + v, S, NR)
-                for j in range(v, min(v + LANES, filters) if packed < S else v):
-                    phase, o = (first + j) // O, (first + j) % O
-                    source, at = (group * O + o) * S, to + phase * g.phase_rows * NR + j
-                    for i in range(lines):
-                        for s in range(max(0, packed - i * g.weights), g.weights):
-                            weight = data.w[source + i * g.weights + s]
-                            data.panels[at + (i * line + s) * NR] = weight
+            pack_panel(data, unit, data.panels, unit * g.K[0] * g.K[1] * g.K[2] * g.C * g.NR)
 
     return pack_panels

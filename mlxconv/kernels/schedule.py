@@ -13,7 +13,7 @@ from mlxconv.forks import cached_property
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import COPY_FLOP, across_groups, geometry_of, range_call
-from mlxconv.kernels.loops import blocks, gathered, tile_call
+from mlxconv.kernels.loops import blocks, gathered, panelwise, tile_call
 from mlxconv.kernels.packing import packs
 from mlxconv.kernels.window import strip_elements
 from mlxconv.simd.address import address_of
@@ -49,8 +49,9 @@ class Schedule:
     micro_kernel: Callable[..., None] | None = None
     narrow: Callable[..., None] | None = None  # that of one vector, for filters left over
     panels: int = 0  # packed filters
+    shared: int = 0  # ... as many, if the first step packs them for all workers
     scratch: int = 0  # per worker
-    runs: int = 0  # per worker
+    runs: int = 1  # per worker
     split: tuple[tuple[str, int], ...] = ()  # what the jobs are, for people: (name, count)
     suspects: bool = False  # whether a zero that is none of the data may meet an infinity
 
@@ -115,38 +116,44 @@ def schedule_of(
     g["MR"] = max(MR, narrow[0]) if narrow else MR  # each block is enough for both
     g["NR"], g["panels"] = NR, -(-int(g["O"][0]) // NR)
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
-    short = _gathers(g)
     work = _work(g, window, depthwise)
-    strip = _gathered_blocks(g) if short else _line_blocks(g, window, elements, work)
+    if not depthwise and _meets_few(g, window, elements):
+        range_kernel, strip = panelwise, _panel_blocks(g, window)
+    elif _gathers(g):
+        range_kernel, strip = gathered, _gathered_blocks(g)
+    else:
+        range_kernel, strip = blocks, _line_blocks(g, window, elements, work)
     if depthwise:
         g["mode"] = g["overlaps"]
         g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
-    lines = 1 if short else p.N * math.prod(p.output_L[:-1])
-    blocks_of_line = int(g["blocks"][0]) + (not short and g["tail"][0] > 0)
-    jobs = lines * blocks_of_line * int(g["group_blocks"][0] * g["panel_blocks"][0])
+    by_line, whole = range_kernel is blocks, int(g["groups"][0] * g["panels"][0])
+    lines = p.N * math.prod(p.output_L[:-1]) if by_line else 1
+    split = (
+        ("lines", lines),
+        ("blocks of positions", int(g["blocks"][0]) + int(by_line and g["tail"][0] > 0)),
+        ("blocks of groups", int(g["group_blocks"][0])),
+        ("blocks of panels", int(g["panel_blocks"][0])),
+    )
+    panels = whole * window * NR
+    packing = Step(packs(vec), whole, PACK_FLOP * panels)
+    alone = range_kernel is panelwise or _packs_alone(panels, packing.flop, work)
     filters = -(-int(g["panels"][0]) // int(g["panel_blocks"][0])) * NR
-    rows = max(int(g["MR"][0]), _block_rows(g) if elements.rounds else 0)
+    rows = max(int(g["MR"][0]), _block_rows(g, by_line) if elements.rounds else 0)
     g["block_at"] = strip = -(-strip // vec.lanes) * vec.lanes
-    units = int((g["groups"] * g["panels"])[0])
+    kept = (elements.rounds or not by_line) * rows * filters
+    g["panels_at"] = own = strip + -(-kept // vec.lanes) * vec.lanes
     return Schedule(
         elements,
         g,
-        steps=(
-            Step(packs(vec), units, PACK_FLOP * units * window * NR),
-            Step((gathered if short else blocks)(elements, vec), jobs, work),
-        ),
+        steps=(packing, Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)),
         tile=f"{MR}x{NV}{' and {}x{}'.format(*narrow) if narrow else ''} {vec.name}",
         micro_kernel=micro_kernel(MR, NV, vec),
         narrow=micro_kernel(*narrow, vec) if narrow else None,
-        panels=units * window * NR,
-        scratch=strip + (elements.rounds or short) * rows * filters,
-        runs=2 * math.prod(g["K"][0].tolist()),
-        split=(
-            ("lines", lines),
-            ("blocks of positions", blocks_of_line),
-            ("blocks of groups", int(g["group_blocks"][0])),
-            ("blocks of panels", int(g["panel_blocks"][0])),
-        ),
+        panels=panels,
+        shared=0 if alone else panels,
+        scratch=own + alone * (window * NR if range_kernel is panelwise else panels),
+        runs=2 * math.prod(g["K"][0].tolist()) + 1,
+        split=split,
         suspects=phases > 1 or _meets_padding(p),
     )
 
@@ -164,6 +171,29 @@ def _gathers(g: np.ndarray) -> bool:
 
 
 PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
+
+
+def _packs_alone(panels: int, packing: float, work: float) -> bool:
+    """Whether each worker packs all filters for itself: where they are few, or to pack them takes
+    less than a 16th of its time."""
+    return panels <= 1 << 15 or packing * 16 * processor.cores() <= work
+
+
+WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
+
+
+def _meets_few(g: np.ndarray, window: int, elements: Elements) -> bool:
+    """Whether filters meet so few positions that to gather all windows takes less than to write
+    the packed filters and read them again."""
+    positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
+    return (
+        g["phases"][0] == 1
+        and positions * cores <= 2 * g["O"][0]
+        and g["groups"][0] * g["panels"][0] >= 4 * cores
+        and positions * window * np.dtype(elements.dtype).itemsize <= WINDOWS_BYTES
+    )
+
+
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
 DEPTHWISE = 3  # a multiply-add that loads its operand waits for it
 
@@ -197,14 +227,17 @@ def in_phases(p: "Problem", phases: int) -> np.ndarray:
 
 
 def _meets_padding(p: "Problem") -> bool:
-    """Whether some window of `p` reaches past the ends of its last axis."""
-    last = (p.output_L[-1] - 1) * p.stride[-1] + p.window[-1] - p.padding_lo[-1]
-    return p.padding_lo[-1] > 0 or last > p.L[-1]
+    """Whether some window of `p` reaches past the ends of an axis."""
+    axes = zip(p.L, p.output_L, p.stride, p.window, p.padding_lo, strict=True)
+    return any(
+        padding > 0 or (positions - 1) * stride + window - padding > L
+        for L, positions, stride, window, padding in axes
+    )
 
 
-def _block_rows(g: np.ndarray) -> int:
+def _block_rows(g: np.ndarray, by_line: bool) -> int:
     """Positions of the largest block."""
-    if _gathers(g):
+    if not by_line:
         positions = int(g["N"][0]) * math.prod(g["out"][0].tolist())
         return -(-positions // int(g["blocks"][0]))
     tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
@@ -230,7 +263,7 @@ def _line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) ->
     parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
     g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
-    return strip_elements(g, _block_rows(g))
+    return strip_elements(g, _block_rows(g, True))
 
 
 def _gathered_blocks(g: np.ndarray) -> int:
@@ -243,6 +276,12 @@ def _gathered_blocks(g: np.ndarray) -> int:
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
     return max(MR, -(-positions // blocks)) * size
+
+
+def _panel_blocks(g: np.ndarray, window: int) -> int:
+    """The same where a block is all positions and one panel."""
+    g["blocks"], g["group_blocks"], g["panel_blocks"] = 1, g["groups"], g["panels"]
+    return max(int(g["MR"][0]), int(g["N"][0]) * math.prod(g["out"][0].tolist())) * window
 
 
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
