@@ -112,10 +112,13 @@ class PhasedPlan:
             y = checked_output(out, self.output_shape, self.dtype, x, w)
         if sum(plan.output_elements for _, plan in self.phases) < y.size:
             y[...] = 0  # outputs that meet nothing but zeros
+        rows = np.dtype((np.void, y.itemsize * y.shape[-1]))  # copied as one, in half the time
+        whole = y.view(rows)
         if self.problem.flip:
             w = np.flip(w, tuple(range(1, w.ndim - 1)))
         for i, (phase, plan) in enumerate(self.phases):
             taps = w[(slice(None), *phase.taps)]
             own = packed.part(i) if packed is not None else None
-            y[(slice(None), *phase.outputs)] = plan.run(x, taps, workers, None, own)
+            part = plan.run(x, taps, workers, None, own)
+            whole[(slice(None), *phase.outputs)] = part.view(rows)
         return y

@@ -8,7 +8,7 @@ import numpy as np
 from mlxconv import recycling, threads
 from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of, real_view
 from mlxconv.forks import cached_property
-from mlxconv.kernels.geometry import set_input_layout
+from mlxconv.kernels.geometry import set_filter_layout, set_input_layout
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
 
@@ -76,6 +76,9 @@ class Plan:
             return y
         x = np.ascontiguousarray(x) if self._merges else x
         memory = memory_of(real_view(x))
+        if packed is None and self._reads(w):
+            self._launch(memory.flat, memory, w, _as_elements(y), workers, None)
+            return y
         filters = None if packed is None else packed.filters.get(self.schedule.elements.dtype)
         if filters is None:
             filters = real_filters(w, self.problem, self.schedule.elements.dtype)
@@ -83,6 +86,17 @@ class Plan:
                 packed.filters[self.schedule.elements.dtype] = filters
         self._launch(memory.flat, memory, filters, _as_elements(y), workers, packed)
         return y
+
+    def _reads(self, w: np.ndarray) -> bool:
+        """Whether the filters are packed from where they lie, without a copy before."""
+        return (
+            self.is_real
+            and not self._merges
+            and self.schedule.panels > 0
+            and w.dtype == self.schedule.elements.dtype
+            and w.strides[-1] == w.itemsize
+            and w.flags.aligned
+        )
 
     def _checked(self, out: Any, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         return checked_output(out, self.output_shape, self.dtype, x, w)
@@ -103,15 +117,20 @@ class Plan:
         workers: int | None,
         packed: "Packed | None",
     ) -> None:
-        """Run the schedule on flat memory, then mend what met a zero that is not of the data."""
-        schedule, geometry = self.schedule, _laid_out(self.schedule, layout)
-        panels = None
+        """Run the schedule on flat memory, then mend what met a zero that is not of the data.
+
+        Filters that are not flat yet are packed from where they lie."""
+        schedule, panels = self.schedule, None
+        filters = None if w.ndim == 1 else memory_of(w)
+        flat = w if filters is None else filters.flat
+        geometry = _laid_out(schedule, layout, filters)
         if packed is not None and schedule.panels:
             panels = packed.panels.get(schedule.layout)
             if panels is None:
-                panels = packed.panels[schedule.layout] = threads.pack(schedule, geometry, w)
-        if threads.run(schedule, geometry, (x, w, y), workers, panels) and schedule.suspects:
-            threads.run(self.mending, _laid_out(self.mending, layout), (x, w, y), workers)
+                panels = packed.panels[schedule.layout] = threads.pack(schedule, geometry, flat)
+        if threads.run(schedule, geometry, (x, flat, y), workers, panels) and schedule.suspects:
+            flat = real_filters(w, self.problem, schedule.elements.dtype) if filters else w
+            threads.run(self.mending, _laid_out(self.mending, layout), (x, flat, y), workers)
 
 
 def checked_output(
@@ -207,12 +226,16 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
     return memory_of(np.ascontiguousarray(w, dtype)).flat
 
 
-def _laid_out(schedule: Schedule, layout: Memory | None) -> np.ndarray:
-    """The geometry of the schedule for an input that lies as `layout` says."""
-    geometry = schedule.compile()
-    if layout is not None and layout.strides is not None:
-        geometry = geometry.copy()
-        set_input_layout(geometry, layout.offset, layout.strides)
+def _laid_out(
+    schedule: Schedule, layout: Memory | None, filters: Memory | None = None
+) -> np.ndarray:
+    """The geometry of the schedule for an input and filters that lie as these say."""
+    geometry, strided = schedule.compile(), False
+    for memory, set_layout in ((layout, set_input_layout), (filters, set_filter_layout)):
+        if memory is not None and memory.strides is not None:
+            geometry = geometry if strided else geometry.copy()
+            set_layout(geometry, memory.offset, memory.strides)
+            strided = True
     return geometry
 
 

@@ -221,6 +221,34 @@ def test_many_filters_on_few_positions(shape, filters, parameters, dtype, monkey
         assert np.array_equal(result, exact)
 
 
+APART = [  # input, filters, parameters: of each road that packs
+    ((2, 40, 12), (24, 5, 12), {"padding": 2}),
+    ((2, 40, 3), (5, 5, 3), {"stride": 2}),
+    ((1, 200, 1), (3, 9, 1), {}),
+    ((1, 50, 19), (38, 5, 1), {"groups": 19}),
+    ((1, 9, 10, 8), (20, 3, 3, 8), {"padding": 1, "dilation": 2}),
+    ((1, 5, 4, 20), (300, 3, 2, 20), {"padding": 1}),
+    ((1, 5, 6, 7, 8), (20, 3, 1, 1, 8), {}),
+]
+
+
+@pytest.mark.parametrize(("shape", "filters", "parameters"), APART)
+@pytest.mark.parametrize("bad", (0, np.inf))
+def test_filters_that_lie_apart(shape, filters, parameters, bad):
+    """Every other tap, filter and channel, or turned round: packed from where they lie."""
+    rng, rank = np.random.default_rng(5), len(shape) - 2
+    x, w = (integer_array(rng, s, "float32", 3) for s in (shape, filters))
+    w[(0,) * w.ndim] += bad
+    expected = CONV[rank](x, w, **parameters)
+    spacious = np.full([2 * n + 1 for n in filters], np.nan, np.float32)
+    apart = spacious[tuple(slice(1, None, 2) for _ in filters)]
+    close = spacious[(*(slice(1, None, 2) for _ in filters[1:]), slice(1, filters[-1] + 1))]
+    turned = np.flip(np.ascontiguousarray(np.flip(w, 1)), 1)
+    for other in (apart, close, turned, np.asfortranarray(w)):
+        other[...] = w
+        assert CONV[rank](x, other, **parameters).tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("rank", RANKS)
 def test_out(rank):
     x, w = arrays(rank)

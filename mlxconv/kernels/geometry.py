@@ -49,6 +49,10 @@ GEOMETRY = np.dtype(
         ("x_image", "i8"),  # input elements from one image to the next
         ("x_step", "i8", _AXES),  # ... from one position to the next, per axis
         ("x_channel", "i8"),  # ... from one channel to the next
+        ("w_offset", "i8"),  # where the first filter lies in its memory
+        ("w_filter", "i8"),  # elements from one filter to the next
+        ("w_step", "i8", _AXES),  # ... from one tap to the next, per axis
+        ("w_run", "i8"),  # ... of a filter that lie without gaps
         ("phases", "i8"),  # output positions that one filter bank computes side by side
         ("phase_rows", "i8"),  # panel rows from the filters of one phase to the next
         ("weights", "i8"),  # of one filter, in one line of taps
@@ -80,7 +84,7 @@ class Data(NamedTuple):
 
     geometry: Any  # one GEOMETRY record
     x: Any  # the input's memory, read-only; the bits, uint16, of half types
-    w: Any  # the filters as (O, taps, C), read-only
+    w: Any  # the filters as (O, taps, C), read-only; where they are packed, laid out as it may be
     y: Any  # the output
     panels: Any  # the filters, packed; empty if each worker packs them for itself
     scratch: Any  # of this worker: a strip of input, a block of output, packed filters
@@ -190,6 +194,9 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["phases"], g["weights"] = 1, p.K[-1] * int(g["C"][0])
     strides = [math.prod(p.input_shape[axis + 1 :]) for axis in range(len(p.input_shape))]
     set_input_layout(g, 0, strides)
+    strides = [math.prod(p.weight_shape[axis + 1 :]) for axis in range(len(p.weight_shape))]
+    set_filter_layout(g, 0, strides)
+    g["w_run"] = strides[0]
     return g
 
 
@@ -213,3 +220,10 @@ def set_input_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None
     """Say where the input's elements lie: at `offset` and `strides` apart, (N, ..., C)."""
     g["x_offset"], g["x_image"], g["x_channel"] = offset, strides[0], strides[-1]
     g["x_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])
+
+
+def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None:
+    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C); channels of a tap
+    are neighbours, nothing else need be."""
+    g["w_offset"], g["w_filter"], g["w_run"] = offset, strides[0], g["C"]
+    g["w_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])

@@ -1,6 +1,6 @@
 """Filters -> panels: NR filters side by side, in the order in which runs meet the window.
 
-    w       (O, taps, C)             filter o, tap t, channel c
+    w       (O, taps, C)             filter o, tap t, channel c, wherever taps lie
     panel   [taps * C][NR]           one row per weight of a filter, one column per filter
 
 so that the micro-kernel reads a panel from front to back.  Columns past the last filter are zero.
@@ -26,14 +26,14 @@ def packers(vec):
     LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
 
     @kernel
-    def pack_squares(w, source, panels, to, S, NR):
-        """panels[to + s*NR + i] = w[source + i*S + s], i < LANES, for whole squares; returns how
+    def pack_squares(w, source, step, panels, to, S, NR):
+        """panels[to + s*NR + i] = w[source + i*step + s], i < LANES, for whole squares; returns how
         many s that are.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S - LANES + 1, LANES):
             for i in static_range(LANES):
-                r[i] = load(vec, w, source + i * S + s)
+                r[i] = load(vec, w, source + i * step + s)
             for _ in static_range(ROUNDS):
                 for i in static_range(HALF):
                     t[2 * i] = zip_low(r[i], r[i + HALF])
@@ -45,28 +45,38 @@ def packers(vec):
         return S // LANES * LANES
 
     @kernel
-    def pack_panel(data, unit, panels, to):
-        """panels[to + row*NR + j] = w[filter of column j, row - first row of its phase], for panel
-        `unit`, counted over all groups."""
-        g, w = data.geometry[0], data.w
-        lines, line, O = g.K[0] * g.K[1], g.K[2] * g.C, g.O // g.phases
-        rows, S = lines * line, lines * g.weights
-        first = unit % g.panels * g.NR
+    def pack_run(data, unit, source, panels, to, NR, filters):
+        """panels[to + s*NR + j] = w[source + filter of column j + s] for the s of one run."""
+        g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].phases
+        group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
-        group, filters = unit // g.panels, min(g.NR, g.O - first)
-        NR = LANES if g.narrow and filters < g.NR else g.NR
-        if filters < NR or g.phases > 1:
-            panels[to : to + rows * NR] = 0
         for v in range(0, filters, LANES):
             packed = 0
             if g.phases == 1 and v + LANES <= filters:
-                packed = pack_squares(w, (group * O + first + v) * S, panels, to + v, S, NR)
-            for j in range(v, min(v + LANES, filters) if packed < S else v):
+                at = source + (group * O + first + v) * g.w_filter
+                packed = pack_squares(w, at, g.w_filter, panels, to + v, g.w_run, NR)
+            for j in range(v, min(v + LANES, filters) if packed < g.w_run else v):
                 phase, o = (first + j) // O, (first + j) % O
-                source, at = (group * O + o) * S, to + phase * g.phase_rows * NR + j
-                for i in range(lines):
-                    for s in range(max(0, packed - i * g.weights), g.weights):
-                        panels[at + (i * line + s) * NR] = w[source + i * g.weights + s]
+                at = to + phase * g.phase_rows * NR + j
+                for s in range(packed, g.w_run):
+                    panels[at + s * NR] = w[source + (group * O + o) * g.w_filter + s]
+
+    @kernel
+    def pack_panel(data, unit, panels, to):
+        """panels[to + row*NR + j] = w[filter of column j, row - first row of its phase], for panel
+        `unit`, counted over all groups."""
+        g = data.geometry[0]
+        lines, line, taps = g.K[0] * g.K[1], g.K[2] * g.C, g.weights // g.C
+        first = min(unit % g.panels * g.NR, g.O - g.NR) if g.overlaps else unit % g.panels * g.NR
+        filters = min(g.NR, g.O - first)
+        NR = LANES if g.narrow and filters < g.NR else g.NR
+        if filters < NR or g.phases > 1:
+            panels[to : to + lines * line * NR] = 0
+        for tap in range(0, lines * taps, g.w_run // g.C):  # taps that lie without gaps are one run
+            i, k = tap // taps, tap % taps
+            source = i // g.K[1] * g.w_step[0] + i % g.K[1] * g.w_step[1] + k * g.w_step[2]
+            at = to + (i * line + k * g.C) * NR
+            pack_run(data, unit, g.w_offset + source, panels, at, NR, filters)
 
     return pack_panel
 

@@ -223,6 +223,9 @@ def in_phases(p: "Problem", phases: int) -> np.ndarray:
     g["phases"], g["tail"] = phases, p.output_L[-1] % phases
     g["phase_rows"], g["weights"] = stride * p.C, p.K[-1] * p.C
     g["out_line"] = p.output_L[-1] * p.O
+    for name in ("w_filter", "w_step"):  # the filters themselves have no more taps than before
+        g[name] = geometry_of(p)[name]
+    g["w_run"] = g["weights"]
     return g
 
 
