@@ -63,6 +63,9 @@ GEOMETRY = np.dtype(
         ("NR", "i8"),  # filters of a register tile, and of a panel
         ("tile", "i8"),  # address of the micro-kernel
         ("narrow", "i8"),  # address of that of a vector of filters, if they leave one over; else 0
+        ("strips", "i8"),  # address of what copies a block's input
+        ("pack", "i8"),  # of what packs a panel
+        ("run", "i8"),  # of what computes a block
         ("overlaps", "i8"),  # whether the last panel starts earlier, so that all are whole
         ("panels", "i8"),  # panels of NR filters in a group
         ("panel_channels", "i8"),  # input channels from one panel to the next: 0, depthwise NR
@@ -169,6 +172,22 @@ def data_type(elements):
     for name in ("x", "w"):
         flat[name].flags.writeable = False
     return numba.typeof(Data(geometry=np.zeros(1, GEOMETRY), **flat))
+
+
+@lru_cache
+def pack_call(elements):
+    """The word that packs a panel: call(address, data, unit, panels, to)."""
+    data = data_type(elements)
+    panels = numba.typeof(np.empty(1, elements.dtype))
+    return caller(f"pack_{elements.name}", data, types.intp, panels, types.intp)
+
+
+@lru_cache
+def block_call(elements):
+    """The word that computes a block: call(address, data, panels, panels_at, block)."""
+    data, panels = data_type(elements), numba.typeof(np.empty(1, elements.dtype))
+    block = numba.typeof(Block(*(0,) * len(Block._fields)))
+    return caller(f"block_{elements.name}", data, panels, types.intp, block)
 
 
 @lru_cache

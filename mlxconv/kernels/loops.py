@@ -1,7 +1,8 @@
 """The loops around a micro-kernel: jobs, blocks of positions, panels of filters, tiles.
 
-Two range kernels serve every variant that is a register tile.  The micro-kernel is called by
-address, once per block, and its extents are run-time numbers, so a new one compiles nothing else.
+Three range kernels serve every variant that is a register tile.  The micro-kernel is called by
+address, once per block, and its extents are run-time numbers, so a new one compiles nothing else;
+so are the parts of a range kernel that run once per block, lest each be compiled with it again.
 
     fourth loop     jobs: a block of positions of one line, of one group    input stays in L2
     third loop      panels of NR filters                                    panel stays in L2
@@ -19,8 +20,7 @@ import numba
 import numpy as np
 from numba import types
 
-from mlxconv.kernels.geometry import SUSPECT, locate, part_of
-from mlxconv.kernels.packing import packers
+from mlxconv.kernels.geometry import SUSPECT, block_call, locate, pack_call, part_of
 from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
@@ -79,9 +79,9 @@ def computes(elements):
 
 
 @lru_cache
-def packs_once(vec):
-    """packed_filters for weights of the type of `vec`."""
-    pack_panel = packers(vec)
+def packs_once(elements):
+    """packed_filters for weights of the arithmetic's type."""
+    call_pack = pack_call(elements)
 
     @kernel
     def packed_filters(data):
@@ -94,7 +94,7 @@ def packs_once(vec):
         if data.runs[ready] == 0:
             size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
             for unit in range(g.groups * g.panels):
-                pack_panel(data, unit, data.scratch, g.panels_at + unit * size)
+                call_pack(g.pack, data, unit, data.scratch, g.panels_at + unit * size)
             data.runs[ready] = 1
         return data.scratch, g.panels_at
 
@@ -102,10 +102,10 @@ def packs_once(vec):
 
 
 @lru_cache
-def blocks(elements, vec):
-    """The range kernel over blocks of lines that are at least as long as a tile."""
-    open_window, input_of = windows(elements, vec), inputs(elements)
-    compute, packed_filters = computes(elements), packs_once(vec)
+def runs_block(elements):
+    """run for these types of input and output."""
+    open_window, input_of = windows(elements), inputs(elements)
+    compute = computes(elements)
 
     @kernel
     def run(data, panels, panels_at, block):
@@ -127,6 +127,14 @@ def blocks(elements, vec):
             panel = Rows(panels, at, panel_size)
             compute(data, w.padded or g.phases > 1, x, runs, panel, y, block.rows, filters)
 
+    return run
+
+
+@lru_cache
+def blocks(elements, vec):
+    """The range kernel over blocks of lines that are at least as long as a tile."""
+    call_run, packed_filters = block_call(elements), packs_once(elements)
+
     @kernel
     def blocks(data, lo, hi):
         """y[n, l, o] for the blocks of jobs [lo, hi)."""
@@ -136,7 +144,7 @@ def blocks(elements, vec):
             for i in range(3):  # its parts before, inside and behind the middle of the input
                 part = part_of(g, block, i)
                 if part.rows > 0:
-                    run(data, panels, panels_at, part)
+                    call_run(g.run, data, panels, panels_at, part)
 
     return blocks
 
@@ -146,7 +154,7 @@ def gathered(elements, vec):
     """The range kernel over blocks of positions that lie anywhere, for lines shorter than a tile:
     each window is copied, one behind the other, zeros where it meets padding."""
     gather, compute = gathers(elements, vec), computes(elements)
-    packed_filters = packs_once(vec)
+    packed_filters = packs_once(elements)
 
     @kernel
     def gathered(data, lo, hi):
@@ -176,7 +184,7 @@ def gathered(elements, vec):
 def panelwise(elements, vec):
     """The range kernel over panels of filters: each worker gathers all windows, then each panel is
     packed where it is used, and meets all positions while it is in L2."""
-    gather, pack_panel, compute = gathers(elements, vec), packers(vec), computes(elements)
+    gather, compute, call_pack = gathers(elements, vec), computes(elements), pack_call(elements)
 
     @kernel
     def panelwise(data, lo, hi):
@@ -194,7 +202,7 @@ def panelwise(elements, vec):
             if data.panels.size > 0:
                 panel = Rows(data.panels, unit * size * g.NR, size * g.NR)
             else:
-                pack_panel(data, unit, data.scratch, g.panels_at)
+                call_pack(g.pack, data, unit, data.scratch, g.panels_at)
                 panel = Rows(data.scratch, g.panels_at, size * g.NR)
             y = Rows(data.y, group * g.O + first, g.out_row)
             compute(data, True, x, runs, panel, y, positions, min(g.NR, g.O - first))

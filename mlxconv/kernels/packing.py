@@ -16,6 +16,7 @@ that one row of a tile computes several neighbouring positions of few filters:
 
 from functools import lru_cache
 
+from mlxconv.kernels.geometry import pack_call
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import load, store, zip_high, zip_low
 
@@ -82,15 +83,16 @@ def packers(vec):
 
 
 @lru_cache
-def packs(vec):
-    """The range kernel over panels, for weights of the type of `vec`."""
-    pack_panel = packers(vec)
+def packs(elements):
+    """The range kernel over panels, for weights of the arithmetic's type."""
+    call_pack = pack_call(elements)
 
     @kernel
     def pack_panels(data, lo, hi):
         """Panels [lo, hi), one behind the other, in the memory that all workers share."""
         g = data.geometry[0]
         for unit in range(lo, hi):
-            pack_panel(data, unit, data.panels, unit * g.K[0] * g.K[1] * g.K[2] * g.C * g.NR)
+            to = unit * g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
+            call_pack(g.pack, data, unit, data.panels, to)
 
     return pack_panels

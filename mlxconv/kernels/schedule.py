@@ -1,7 +1,7 @@
 """How a kernel computes a problem: its jobs, its blocks, the memory it needs beside the arrays."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,10 +12,17 @@ from mlxconv import processor, workspace
 from mlxconv.forks import cached_property
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
-from mlxconv.kernels.geometry import COPY_FLOP, across_groups, geometry_of, range_call
-from mlxconv.kernels.loops import blocks, gathered, panelwise, tile_call
-from mlxconv.kernels.packing import packs
-from mlxconv.kernels.window import strip_elements
+from mlxconv.kernels.geometry import (
+    COPY_FLOP,
+    across_groups,
+    block_call,
+    geometry_of,
+    pack_call,
+    range_call,
+)
+from mlxconv.kernels.loops import blocks, gathered, panelwise, runs_block, tile_call
+from mlxconv.kernels.packing import packers, packs
+from mlxconv.kernels.window import strip_elements, strips, strips_call
 from mlxconv.simd.address import address_of
 from mlxconv.simd.vector import vec_of
 
@@ -29,6 +36,14 @@ class Step(NamedTuple):
     kernel: Callable[..., None]
     jobs: int
     flop: float  # estimated work of the whole step, for the split over threads
+
+
+class Part(NamedTuple):
+    """A kernel that range kernels call by the address in this field of the geometry."""
+
+    field: str
+    kernel: Callable[..., None]
+    call: Callable[..., None]
 
 
 class Tile(NamedTuple):
@@ -46,8 +61,7 @@ class Schedule:
     geometry: np.ndarray  # one GEOMETRY record
     steps: tuple[Step, ...]
     tile: str = ""  # as people call it, "6x2 f32x8"
-    micro_kernel: Callable[..., None] | None = None
-    narrow: Callable[..., None] | None = None  # that of one vector, for filters left over
+    parts: tuple[Part, ...] = ()
     panels: int = 0  # packed filters
     shared: int = 0  # ... as many, if the first step packs them for all workers
     scratch: int = 0  # per worker
@@ -67,10 +81,8 @@ class Schedule:
     @cached_property
     def _compiled(self) -> np.ndarray:
         g, call = self.geometry, range_call(self.elements)
-        if self.micro_kernel is not None:
-            g["tile"] = address_of(self.micro_kernel, tile_call(self.elements.dtype))
-        if self.narrow is not None:
-            g["narrow"] = address_of(self.narrow, tile_call(self.elements.dtype))
+        for part in self.parts:
+            g[part.field] = address_of(part.kernel, part.call)
         g["steps"] = len(self.steps)
         for i, step in enumerate(self.steps):
             g["step"][0, i], g["jobs"][0, i] = address_of(step.kernel, call), step.jobs
@@ -135,7 +147,8 @@ def schedule_of(
         ("blocks of panels", int(g["panel_blocks"][0])),
     )
     panels = whole * window * NR
-    packing = Step(packs(vec), whole, PACK_FLOP * panels)
+    tiles = [micro_kernel(*shape, vec) for shape in (tile, narrow) if shape]
+    packing = Step(packs(elements), whole, PACK_FLOP * panels)
     alone = range_kernel is panelwise or _packs_alone(panels, packing.flop, work)
     filters = -(-int(g["panels"][0]) // int(g["panel_blocks"][0])) * NR
     rows = max(int(g["MR"][0]), _block_rows(g, by_line) if elements.rounds else 0)
@@ -147,8 +160,7 @@ def schedule_of(
         g,
         steps=(packing, Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)),
         tile=f"{MR}x{NV}{' and {}x{}'.format(*narrow) if narrow else ''} {vec.name}",
-        micro_kernel=micro_kernel(MR, NV, vec),
-        narrow=micro_kernel(*narrow, vec) if narrow else None,
+        parts=tuple(_parts(elements, vec, tiles, by_line)),
         panels=panels,
         shared=0 if alone else panels,
         scratch=own + alone * (window * NR if range_kernel is panelwise else panels),
@@ -156,6 +168,16 @@ def schedule_of(
         split=split,
         suspects=phases > 1 or _meets_padding(p),
     )
+
+
+def _parts(elements: Elements, vec: Any, tiles: list[Any], by_line: bool) -> Iterator[Part]:
+    """What the range kernels call by address, with this tile and that of one vector, if any."""
+    for field, kernel in zip(("tile", "narrow"), tiles, strict=False):
+        yield Part(field, kernel, tile_call(elements.dtype))
+    yield Part("pack", packers(vec), pack_call(elements))
+    if by_line:
+        yield Part("strips", strips(elements, vec), strips_call(elements))
+        yield Part("run", runs_block(elements), block_call(elements))
 
 
 def _gathers(g: np.ndarray) -> bool:

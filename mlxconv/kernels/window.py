@@ -19,6 +19,11 @@ weight makes a NaN that must not be: blocks with padding are looked through for 
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numba
+from numba import types
+
+from mlxconv.kernels.geometry import data_type
+from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import load, store
 
@@ -127,9 +132,17 @@ def row_copies(elements, vec):
 
 
 @lru_cache
-def windows(elements, vec):
-    """open_window for inputs of this type."""
-    CONVERTS, copy_rows = elements.converts, row_copies(elements, vec)
+def strips_call(elements):
+    """The word that fills the strips: call(address, data, base, r0, span, tap_rows, taps, c0)."""
+    taps = numba.typeof(Taps(0, 0, 0, 0, 0, 0))
+    sizes = (types.intp,) * 4
+    return caller(f"strips_{elements.name}", data_type(elements), *sizes, taps, types.intp)
+
+
+@lru_cache
+def strips(elements, vec):
+    """copy_strips for inputs of this type."""
+    copy_rows = row_copies(elements, vec)
 
     @kernel
     def copy_strips(data, base, r0, span, tap_rows, taps, c0):
@@ -144,6 +157,14 @@ def windows(elements, vec):
                     at = strip * rows * g.width
                     copy_rows(data, outer, r0 + k * g.dilation[2], rows, c0, at)
                     strip += 1
+
+    return copy_strips
+
+
+@lru_cache
+def windows(elements):
+    """open_window for inputs of this type."""
+    CONVERTS, call_strips = elements.converts, strips_call(elements)
 
     @kernel
     def open_window(data, block, group):
@@ -169,7 +190,7 @@ def windows(elements, vec):
         step_w = tap_rows * g.width
         step_h = span * g.width + (taps.k1 - taps.k0 - 1) * step_w
         step_d = (taps.h1 - taps.h0) * step_h
-        copy_strips(data, base, r0, span, tap_rows, taps, c0)
+        call_strips(g.strips, data, base, r0, span, tap_rows, taps, c0)
         first = -(taps.d0 * step_d + taps.h0 * step_h + taps.k0 * step_w)
         row = g.stride[2] * g.width
         return Window(False, not inside, first, row, step_d, step_h, step_w, taps)
