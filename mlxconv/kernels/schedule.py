@@ -22,7 +22,7 @@ from mlxconv.kernels.geometry import (
 )
 from mlxconv.kernels.loops import blocks, gathered, panelwise, runs_block, tile_call
 from mlxconv.kernels.packing import packers, packs
-from mlxconv.kernels.window import strip_elements, strips, strips_call
+from mlxconv.kernels.window import strip_copies, strip_elements, strips_call
 from mlxconv.simd.address import address_of
 from mlxconv.simd.vector import vec_of
 
@@ -176,7 +176,7 @@ def _parts(elements: Elements, vec: Any, tiles: list[Any], by_line: bool) -> Ite
         yield Part(field, kernel, tile_call(elements.dtype))
     yield Part("pack", packers(vec), pack_call(elements))
     if by_line:
-        yield Part("strips", strips(elements, vec), strips_call(elements))
+        yield Part("strips", strip_copies(elements, vec), strips_call(elements))
         yield Part("run", runs_block(elements), block_call(elements))
 
 

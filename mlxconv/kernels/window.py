@@ -140,7 +140,7 @@ def strips_call(elements):
 
 
 @lru_cache
-def strips(elements, vec):
+def strip_copies(elements, vec):
     """copy_strips for inputs of this type."""
     copy_rows = row_copies(elements, vec)
 
