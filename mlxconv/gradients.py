@@ -204,7 +204,7 @@ def _summed(
     arrays = (x.ravel(), dy.ravel(), parts.reshape(-1))
     suspect = threads.run(sums, sums.compile(), arrays, workers)
     dw: np.ndarray = parts[0] if pieces == 1 else parts.sum(axis=0)
-    if suspect or (p is not q and np.isnan(dw).any()):
+    if (suspect and sums.suspects) or (p is not q and np.isnan(dw).any()):
         mending = outer.mending(q)
         threads.run(mending, mending.compile(), (given.ravel(), dy.ravel(), dw.ravel()), workers)
     return dw

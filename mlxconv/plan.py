@@ -122,15 +122,17 @@ class Plan:
         """Run the schedule on flat memory, then mend what met a zero that is not of the data.
 
         Filters that are not flat yet are packed from where they lie."""
-        schedule, panels = self.schedule, None
+        schedule, panels, suspect = self.schedule, None, False
         filters = None if w.ndim == 1 else memory_of(w)
         flat = w if filters is None else filters.flat
         geometry = _laid_out(schedule, layout, filters)
         if packed is not None and schedule.panels:
-            panels = packed.panels.get(schedule.layout)
-            if panels is None:
-                panels = packed.panels[schedule.layout] = threads.pack(schedule, geometry, flat)
-        if threads.run(schedule, geometry, (x, flat, y), workers, panels) and schedule.suspects:
+            found = packed.panels.get(schedule.layout)
+            if found is None:
+                found = packed.panels[schedule.layout] = threads.pack(schedule, geometry, flat)
+            panels, suspect = found
+        suspect |= threads.run(schedule, geometry, (x, flat, y), workers, panels)
+        if suspect and schedule.suspects:
             flat = real_filters(w, self.problem, schedule.elements.dtype) if filters else w
             threads.run(self.mending, _laid_out(self.mending, layout), (x, flat, y), workers)
 
@@ -162,7 +164,7 @@ class Packed:
 
     def __init__(self) -> None:
         self.filters: dict[str, np.ndarray] = {}  # by the type of the arithmetic
-        self.panels: dict[Any, np.ndarray] = {}  # by the layout
+        self.panels: dict[Any, tuple[np.ndarray, bool]] = {}  # by the layout; whether suspect
         self._parts: dict[int, Packed] = {}
 
     def part(self, phase: int) -> "Packed":

@@ -102,13 +102,13 @@ def _at_once(
     return bool(suspect)
 
 
-def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """The filters `w` packed, by the first step of `schedule` alone."""
+def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The filters `w` packed, by the first step of `schedule` alone; whether they are suspect."""
     panels = aligned_empty(schedule.panels, schedule.elements.dtype)
     space = workspace.borrow(schedule, 1, schedule.idle)._replace(panels=panels)
     x, y = (np.empty(0, schedule.elements.arrays()[name]) for name in "xy")
-    schedule.on_one_thread(geometry, x, w, y, *space, 0, 1, 0, ALL_JOBS)
-    return panels
+    suspect = schedule.on_one_thread(geometry, x, w, y, *space, 0, 1, 0, ALL_JOBS)
+    return panels, bool(suspect)
 
 
 def _worth_sharing(kind: str) -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, geometry_of
-from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.kernels.schedule import Schedule, Step, meets_padding
 from mlxconv.kernels.window import gathers
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
@@ -82,14 +82,15 @@ def range_kernel(elements, vec):
         g = data.geometry[0]
         S = g.K[0] * g.K[1] * g.K[2] * g.C
         positions = g.N * g.out[0] * g.out[1] * g.out[2]
-        gathered, padded = -1, False
+        gathered = -1
         for job in range(lo, hi):
             group, b = job // g.blocks, job % g.blocks
             if group != gathered:
-                padded, gathered = gather(data, group, 0, positions, S), group
+                gather(data, group, 0, positions, S)
+                gathered = group
             o0, last = group * g.O, (group + 1) * g.O - 1
             for o in range(b * g.NR, min((b + 1) * g.NR, g.O), FILTERS_):
-                if dots(data, 0, o0 + o, last, positions, S) and padded:
+                if dots(data, 0, o0 + o, last, positions, S):
                     data.counters[SUSPECT] = 1
 
     return dot
@@ -117,4 +118,5 @@ def schedule(p: "Problem") -> Schedule:
     step = Step(range_kernel(elements, vec), jobs, COST * p.flop)
     tile = f"{POSITIONS}x{FILTERS} filters {vec.name}"
     split = (("groups", p.groups), ("blocks of filters", int(g["blocks"][0])))
-    return Schedule(elements, g, (step,), tile=tile, scratch=windows, split=split, suspects=True)
+    suspects = meets_padding(p)
+    return Schedule(elements, g, (step,), tile, scratch=windows, split=split, suspects=suspects)

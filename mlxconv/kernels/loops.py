@@ -45,7 +45,7 @@ def computes(elements):
     call_tile = tile_call(elements.dtype)
 
     @kernel(inline="always")
-    def compute(data, padded, x, runs, panel, y, positions, filters):
+    def compute(data, x, runs, panel, y, positions, filters):
         """y = micro-kernel(x, runs, panel): by way of scratch where outputs are to be rounded,
         and where there are fewer positions than the tile has."""
         g = data.geometry[0]
@@ -62,7 +62,7 @@ def computes(elements):
             last = Rows(panel.a, panel.at + whole // g.NR * panel.step, 0)
             behind = Rows(out.a, out.at + whole, out.step)
             call_tile(g.narrow, x, runs, last, behind, rows, left, 0)
-        if padded:
+        if g.phases > 1:  # a zero of the panel may have met an infinity
             suspect = 0
             for m in range(positions):
                 for o in range(filters):
@@ -125,7 +125,7 @@ def runs_block(elements):
             y = Rows(data.y, block.to + group * g.O + first, g.out_row)
             at = panels_at + (group * g.panels + block.p0) * panel_size
             panel = Rows(panels, at, panel_size)
-            compute(data, w.padded or g.phases > 1, x, runs, panel, y, block.rows, filters)
+            compute(data, x, runs, panel, y, block.rows, filters)
 
     return run
 
@@ -167,7 +167,7 @@ def gathered(elements, vec):
             b, rest = job % g.blocks, job // g.blocks
             group, part = rest % g.groups, rest // g.groups
             l0, l1 = b * positions // g.blocks, (b + 1) * positions // g.blocks
-            padded = gather(data, group, l0, l1, size)
+            gather(data, group, l0, l1, size)
             data.runs[0] = data.runs[1] = 0
             runs = Runs(data.runs, 1, taps * g.C, g.width if g.width != g.C else 1)
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
@@ -175,7 +175,7 @@ def gathered(elements, vec):
             y = Rows(data.y, l0 * g.out_row + group * g.O + p0 * g.NR, g.out_row)
             panel = Rows(panels, panels_at + (group * g.panels + p0) * panel_size, panel_size)
             filters = min(p1 * g.NR, g.O) - p0 * g.NR
-            compute(data, padded, x, runs, panel, y, l1 - l0, filters)
+            compute(data, x, runs, panel, y, l1 - l0, filters)
 
     return gathered
 
@@ -205,6 +205,6 @@ def panelwise(elements, vec):
                 call_pack(g.pack, data, unit, data.scratch, g.panels_at)
                 panel = Rows(data.scratch, g.panels_at, size * g.NR)
             y = Rows(data.y, group * g.O + first, g.out_row)
-            compute(data, True, x, runs, panel, y, positions, min(g.NR, g.O - first))
+            compute(data, x, runs, panel, y, positions, min(g.NR, g.O - first))
 
     return panelwise

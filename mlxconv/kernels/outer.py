@@ -25,7 +25,7 @@ from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, across_groups, geometry_of
 from mlxconv.kernels.reference import row_met
-from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.kernels.schedule import Schedule, Step, meets_padding
 from mlxconv.kernels.window import gathers
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
@@ -140,19 +140,19 @@ def range_kernel(elements, vec, depthwise):
             group, piece = rest % g.groups, rest // g.groups
             o0, o1 = b * g.O // g.panel_blocks, (b + 1) * g.O // g.panel_blocks
             width = g.width if DEPTHWISE else -(-(o1 - o0) // MR) * MR
-            scratch[sums - 1], padded = 1, False
+            scratch[sums - 1] = 1
             for i in range(sums, sums + (size if DEPTHWISE else width * size)):
                 scratch[i] = 0
             l1 = (piece + 1) * positions // g.blocks
             for l in range(piece * positions // g.blocks, l1, g.tiles):
                 rows = min(g.tiles, l1 - l)
-                padded |= gather(data, group, l, l + rows, size)
+                gather(data, group, l, l + rows, size)
                 first = l * g.out_row + group * g.O + o0
                 copy_gradients(data, first, rows, o1 - o0, dy, g.NR)
                 add_products(scratch, dy, g.NR, size, sums, width, columns, rows)
             to = (piece * g.groups * g.O + group * g.O + o0) * columns
             step = g.width if DEPTHWISE else size
-            if write_sums(data, sums, step, to, o1 - o0, columns) and padded:
+            if write_sums(data, sums, step, to, o1 - o0, columns):
                 data.counters[SUSPECT] = 1
 
     return outer
@@ -226,7 +226,8 @@ def schedule(p: "Problem") -> Schedule:
     scratch = int(g["tiles"][0]) * (size + step) + lanes + sums
     kernel_ = range_kernel(elements, vec, depthwise)
     split = (("pieces", pieces), ("blocks of filters", blocks))
-    return Schedule(elements, g, (Step(kernel_, jobs, p.flop),), scratch=scratch, split=split)
+    steps, suspects = (Step(kernel_, jobs, p.flop),), meets_padding(p)
+    return Schedule(elements, g, steps, scratch=scratch, split=split, suspects=suspects)
 
 
 def _odd_lines(elements: int, lanes: int) -> int:

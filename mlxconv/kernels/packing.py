@@ -16,15 +16,18 @@ that one row of a tile computes several neighbouring positions of few filters:
 
 from functools import lru_cache
 
-from mlxconv.kernels.geometry import pack_call
+from mlxconv.kernels.geometry import SUSPECT, pack_call
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import load, store, zip_high, zip_low
+from mlxconv.simd.words import fma, load, store, sum_lanes, zero, zip_high, zip_low
+
+CHAINS = 4  # of multiply-adds: as many as their latency has cycles
 
 
 @lru_cache
 def packers(vec):
     """pack_panel for weights of the type of `vec`."""
     LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
+    CHAINS_ = CHAINS
 
     @kernel
     def pack_squares(w, source, step, panels, to, S, NR):
@@ -63,9 +66,25 @@ def packers(vec):
                     panels[at + s * NR] = w[source + (group * O + o) * g.w_filter + s]
 
     @kernel
+    def is_finite(panels, to, size):
+        """Whether none of `size` weights, whole vectors of them, is an infinity or NaN: only those
+        times zero are not zero."""
+        acc = registers(CHAINS_, fill=zero(vec))
+        several = size - size % (CHAINS_ * LANES)
+        for i in range(to, to + several, CHAINS_ * LANES):
+            for j in static_range(CHAINS_):
+                acc[j] = fma(load(vec, panels, i + j * LANES), zero(vec), acc[j])
+        for i in range(to + several, to + size, LANES):
+            acc[0] = fma(load(vec, panels, i), zero(vec), acc[0])
+        for j in static_range(CHAINS_ - 1):
+            acc[0] = fma(acc[j + 1], zero(vec), acc[0])
+        return sum_lanes(acc[0]) == 0
+
+    @kernel
     def pack_panel(data, unit, panels, to):
         """panels[to + row*NR + j] = w[filter of column j, row - first row of its phase], for panel
-        `unit`, counted over all groups."""
+        `unit`, counted over all groups.  Those that are not finite make the call suspect: a zero of
+        the padding that meets one is a NaN that must not be."""
         g = data.geometry[0]
         lines, line, taps = g.K[0] * g.K[1], g.K[2] * g.C, g.weights // g.C
         first = min(unit % g.panels * g.NR, g.O - g.NR) if g.overlaps else unit % g.panels * g.NR
@@ -78,6 +97,8 @@ def packers(vec):
             source = i // g.K[1] * g.w_step[0] + i % g.K[1] * g.w_step[1] + k * g.w_step[2]
             at = to + (i * line + k * g.C) * NR
             pack_run(data, unit, g.w_offset + source, panels, at, NR, filters)
+        if not is_finite(panels, to, lines * line * NR):
+            data.counters[SUSPECT] = 1
 
     return pack_panel
 

@@ -166,7 +166,7 @@ def schedule_of(
         scratch=own + alone * (window * NR if range_kernel is panelwise else panels),
         runs=2 * math.prod(g["K"][0].tolist()) + 1,
         split=split,
-        suspects=phases > 1 or _meets_padding(p),
+        suspects=phases > 1 or meets_padding(p),
     )
 
 
@@ -251,7 +251,7 @@ def in_phases(p: "Problem", phases: int) -> np.ndarray:
     return g
 
 
-def _meets_padding(p: "Problem") -> bool:
+def meets_padding(p: "Problem") -> bool:
     """Whether some window of `p` reaches past the ends of an axis."""
     axes = zip(p.L, p.output_L, p.stride, p.window, p.padding_lo, strict=True)
     return any(

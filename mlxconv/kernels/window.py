@@ -13,7 +13,7 @@ needs, once, to a strip that does not grow with N or L:
     far taps        [rows of tap 0] [rows of tap 1] ...            step_w = span * C
 
 Taps that only meet padding are left out of the list.  A zero of the padding that meets an infinite
-weight makes a NaN that must not be: blocks with padding are looked through for NaN (loops.py).
+weight makes a NaN that must not be: filters are looked through when they are packed.
 """
 
 from functools import lru_cache
@@ -61,7 +61,6 @@ class Window(NamedTuple):
     """Tap (d, h, k) of position m is at first + m*row + d*step_d + h*step_h + k*step_w."""
 
     in_place: bool
-    padded: bool  # whether some tap of some position meets a zero of the padding
     first: int
     row: int
     step_d: int
@@ -184,7 +183,7 @@ def windows(elements):
             first = base + r0 * g.x_step[2] + c0 * g.x_channel
             step_d, step_h = g.dilation[0] * g.x_step[0], g.dilation[1] * g.x_step[1]
             row, step_w = g.stride[2] * g.x_step[2], g.dilation[2] * g.x_step[2]
-            return Window(True, False, first, row, step_d, step_h, step_w, taps)
+            return Window(True, first, row, step_d, step_h, step_w, taps)
         span = r1 - r0 + 1
         tap_rows = min(g.dilation[2], span)
         step_w = tap_rows * g.width
@@ -193,7 +192,7 @@ def windows(elements):
         call_strips(g.strips, data, base, r0, span, tap_rows, taps, c0)
         first = -(taps.d0 * step_d + taps.h0 * step_h + taps.k0 * step_w)
         row = g.stride[2] * g.width
-        return Window(False, not inside, first, row, step_d, step_h, step_w, taps)
+        return Window(False, first, row, step_d, step_h, step_w, taps)
 
     return open_window
 
@@ -206,9 +205,9 @@ def gathers(elements, vec):
     @kernel
     def gather(data, group, l0, l1, size):
         """scratch[m*size + tap*width + c] = channel c of what tap of position l0 + m meets, for
-        positions counted over N, D, H and W; whether some tap along W met padding."""
+        positions counted over N, D, H and W."""
         g = data.geometry[0]
-        padded, taps = False, g.K[2] if g.dilation[2] == 1 else 1  # that are neighbouring rows
+        taps = g.K[2] if g.dilation[2] == 1 else 1  # that are neighbouring rows
         for m in range(l1 - l0):
             w, rest = (l0 + m) % g.out[2], (l0 + m) // g.out[2]
             h, rest = rest % g.out[1], rest // g.out[1]
@@ -223,11 +222,9 @@ def gathers(elements, vec):
                     for k in range(0, g.K[2], taps):
                         r = g.L[2] if outside else first + k * g.dilation[2]
                         copy_rows(data, base, r, taps, group * g.group_channels, at)
-                        padded |= r < 0 or r + taps > g.L[2]
                         at += taps * g.width
         for i in range((l1 - l0) * size, g.MR * size):  # rows that fill up the tile
             data.scratch[i] = 0
-        return padded
 
     return gather
 
