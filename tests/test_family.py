@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 import mlxconv
 from mlxconv.dispatch import plan
-from mlxconv.kernels import schedule
+from mlxconv.kernels import blocking
 from mlxconv.phases import phases_of
 from mlxconv.plan import Packed
 from tests.helpers import integer_array, per_axis, random_array, reference
@@ -206,7 +206,7 @@ def test_many_filters_on_few_positions(shape, filters, parameters, dtype, monkey
     x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
     packed, y = [], {}
     for wanted in (True, False):
-        monkeypatch.setattr(schedule, "_meets_few", lambda *_, wanted=wanted: wanted)
+        monkeypatch.setattr(blocking, "meets_few", lambda *_, wanted=wanted: wanted)
         plan.cache_clear()
         found = plan(mlxconv.explain(x, w, **parameters).problem, "direct")
         packed.append(found.schedule.split[-1][1])
@@ -219,6 +219,44 @@ def test_many_filters_on_few_positions(shape, filters, parameters, dtype, monkey
     exact = reference(x, w, *steps, dtype=kind).astype(dtype)
     for result in y[True] + y[False]:
         assert np.array_equal(result, exact)
+
+
+LINES = [  # input, filters, parameters: blocks of several lines, near and far taps
+    ((2, 9, 15, 32), (32, 3, 3, 1), {"padding": 1, "groups": 32}),
+    ((1, 12, 39, 32), (32, 5, 3, 1), {"padding": (2, 1), "groups": 32, "stride": 2}),
+    ((2, 11, 16, 32), (32, 3, 5, 1), {"padding": (5, 3), "groups": 32, "dilation": (3, 2)}),
+    ((1, 30, 14, 32), (32, 3, 3, 1), {"padding": (11, 0), "groups": 32, "dilation": (11, 1)}),
+    ((1, 10, 20, 16), (64, 3, 3, 1), {"padding": 1, "groups": 16}),
+    ((1, 13, 30, 12), (34, 3, 3, 12), {"padding": ([0, 1], [3, 0]), "stride": (3, 1)}),
+    ((1, 13, 40, 8), (20, 4, 2, 4), {"padding": (4, 1), "groups": 2, "dilation": (4, 1)}),
+    ((1, 5, 7, 30, 8), (32, 3, 3, 3, 8), {"padding": 1}),
+    ((1, 8, 400, 32), (32, 3, 3, 1), {"padding": 1, "groups": 32}),
+]
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "float16", "complex64"))
+@pytest.mark.parametrize(("shape", "filters", "parameters"), LINES)
+def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch):
+    """Exact, however many lines a block has, and into how many parts channels are split."""
+    rng = np.random.default_rng(4)
+    x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
+    p = mlxconv.explain(x, w, **parameters).problem
+    kind = np.complex128 if dtype == "complex64" else np.float64
+    steps = (p.stride, p.padding_lo, p.padding_hi, p.kernel_dilation, p.input_dilation, p.groups)
+    exact = reference(x, w, *steps, dtype=kind).astype(dtype)
+    blocks = set()
+    for sharing in ((1, 1), (2, 1), (3, 1), (99, 1), (4, 2), (99, 2), (3, 4)):
+        lines, parts = min(sharing[0], p.output_L[-2]), sharing[1]
+        if parts > 1 and (p.groups != p.C or p.O != p.C or dtype == "complex64"):
+            continue
+        monkeypatch.setattr(blocking, "sharings", lambda *_, s=(lines, parts): [s])
+        plan.cache_clear()
+        found = plan(p)
+        blocks.add(found.schedule.split)
+        for threads in (1, 2):
+            assert np.array_equal(found.run(x, w, threads), exact), sharing
+    plan.cache_clear()
+    assert len(blocks) > 1
 
 
 APART = [  # input, filters, parameters: of each road that packs

@@ -1,10 +1,10 @@
 """What a range kernel is told: the sizes of the problem, and the arrays.
 
 Kernels see every problem with three spatial axes (D, H, W); conv1d has D = H = 1.  A *line* is a
-row of output positions along W; jobs are blocks of a line, so that one block reads windows that
-are a constant step apart.
+row of output positions along W; jobs are blocks of a line or of several, so that the windows of a
+block are a constant step apart along either.
 
-    jobs = blocks of panels x of groups x N x D x H x blocks of a line      (these vary fastest)
+    jobs = blocks of panels x of groups x N x D x blocks of lines x of a line  (these vary fastest)
 """
 
 import math
@@ -59,6 +59,7 @@ GEOMETRY = np.dtype(
         ("tail", "i8"),  # positions of a line that are left over by the phases
         ("tiles", "i8"),  # register tiles in a line
         ("blocks", "i8"),  # blocks of tiles in a line
+        ("line_blocks", "i8"),  # blocks of lines along H
         ("MR", "i8"),  # positions of a register tile
         ("NR", "i8"),  # filters of a register tile, and of a panel
         ("tile", "i8"),  # address of the micro-kernel
@@ -99,11 +100,13 @@ SUSPECT = COUNTERS - 1  # the counter that is a flag
 
 
 class Block(NamedTuple):
-    """One job: `rows` output positions of a line, times groups [g0, g1), times panels [p0, p1)."""
+    """One job: `rows` output positions of each of `lines` lines from `h` on, times groups [g0, g1),
+    times panels [p0, p1)."""
 
     n: int
     d: int
     h: int
+    lines: int
     first: int  # input row, along W, of the first window; padding counts
     rows: int
     to: int  # where in y the outputs of the first position lie
@@ -121,7 +124,7 @@ def locate(g, job):
     D, H, W = g.out[0], g.out[1], g.out[2]
     blocks = g.blocks + (g.tail > 0)
     b, rest = job % blocks, job // blocks
-    h, rest = rest % H, rest // H
+    j, rest = rest % g.line_blocks, rest // g.line_blocks
     d, rest = rest % D, rest // D
     n, rest = rest % g.N, rest // g.N
     i, part = rest % g.group_blocks, rest // g.group_blocks
@@ -129,12 +132,13 @@ def locate(g, job):
     l1 = W if shift else min((b + 1) * g.tiles // g.blocks * g.MR, W)
     l0 = max(0, l1 - g.MR if shift else min(b * g.tiles // g.blocks * g.MR, l1 - g.MR))
     first = l0 * g.stride[2] + shift * g.stride[2] // g.phases - g.padding[2]
+    h, below = j * H // g.line_blocks, (j + 1) * H // g.line_blocks
     line = (n * D + d) * H + h
     to = line * g.out_line + l0 * g.out_row + shift * g.out_row // g.phases
     g0, g1 = i * g.groups // g.group_blocks, (i + 1) * g.groups // g.group_blocks
     p0 = part * g.panels // g.panel_blocks
     p1 = (part + 1) * g.panels // g.panel_blocks
-    return Block(n, d, h, first, l1 - l0, to, g0, g1, p0, p1)
+    return Block(n, d, h, below - h, first, l1 - l0, to, g0, g1, p0, p1)
 
 
 COPY_FLOP = 25  # per element: what a tile could do in the time that a copy takes
@@ -144,12 +148,13 @@ COPY_FLOP = 25  # per element: what a tile could do in the time that a copy take
 def part_of(g, block, i):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
     lie inside, and the rest.  Only the middle is read in place, and only from MR positions on; the
-    others are stretched to MR: done where two more tiles take less than to copy the middle."""
+    others are stretched to MR: done where two more tiles take less than to copy the middle.
+    Several lines are one part, since they copy what they share once."""
     lo, hi = 0, block.rows
     lines = g.K[0] * g.K[1]
     copied = block.rows * g.stride[2] * g.width * lines * COPY_FLOP
     stretched = 4 * g.MR * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
-    if g.stays and copied > stretched:
+    if g.stays and block.lines == 1 and copied > stretched:
         stride, reach = g.stride[2], block.first + (g.K[2] - 1) * g.dilation[2]
         lo = min(max(0, (stride - 1 - block.first) // stride), hi)
         hi = max(lo, min((g.L[2] - 1 - reach) // stride + 1, hi))
@@ -160,9 +165,8 @@ def part_of(g, block, i):
     elif i == 2:
         lo, hi = min(hi, block.rows - g.MR) if 0 < hi < block.rows else block.rows, block.rows
     first, to = block.first + lo * g.stride[2], block.to + lo * g.out_row
-    return Block(
-        block.n, block.d, block.h, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1
-    )
+    n, d, h, lines = block.n, block.d, block.h, block.lines
+    return Block(n, d, h, lines, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1)
 
 
 @lru_cache
@@ -210,6 +214,7 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)
     g["out"], g["out_row"], g["out_line"] = three(p.output_L, 1), p.O, p.output_L[-1] * p.O
+    g["line_blocks"] = g["out"][:, 1]
     g["phases"], g["weights"] = 1, p.K[-1] * int(g["C"][0])
     strides = [math.prod(p.input_shape[axis + 1 :]) for axis in range(len(p.input_shape))]
     set_input_layout(g, 0, strides)

@@ -109,7 +109,7 @@ def runs_block(elements):
 
     @kernel
     def run(data, panels, panels_at, block):
-        """y[n, l, o] for the positions, groups and panels of `block`."""
+        """y[n, h, l, o] for the lines, positions, groups and panels of `block`."""
         g = data.geometry[0]
         panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
         w = open_window(data, block, block.g0)
@@ -121,11 +121,13 @@ def runs_block(elements):
                 w = open_window(data, block, group)
             shift = (group - block.g0) * g.group_channels if w.in_place else 0
             at = w.first + shift + block.p0 * g.panel_channels
-            x = Rows(input_of(data, w), at, w.row)
-            y = Rows(data.y, block.to + group * g.O + first, g.out_row)
-            at = panels_at + (group * g.panels + block.p0) * panel_size
-            panel = Rows(panels, at, panel_size)
-            compute(data, x, runs, panel, y, block.rows, filters)
+            to = block.to + group * g.O + first
+            panel_at = panels_at + (group * g.panels + block.p0) * panel_size
+            panel = Rows(panels, panel_at, panel_size)
+            for j in range(block.lines):
+                x = Rows(input_of(data, w), at + j * w.line, w.row)
+                y = Rows(data.y, to + j * g.out_line, g.out_row)
+                compute(data, x, runs, panel, y, block.rows, filters)
 
     return run
 

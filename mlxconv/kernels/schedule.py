@@ -10,10 +10,10 @@ import numpy as np
 
 from mlxconv import processor, workspace
 from mlxconv.forks import cached_property
+from mlxconv.kernels import blocking
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import (
-    COPY_FLOP,
     across_groups,
     block_call,
     geometry_of,
@@ -22,7 +22,7 @@ from mlxconv.kernels.geometry import (
 )
 from mlxconv.kernels.loops import blocks, gathered, panelwise, runs_block, tile_call
 from mlxconv.kernels.packing import packers, packs
-from mlxconv.kernels.window import strip_copies, strip_elements, strips_call
+from mlxconv.kernels.window import strip_copies, strips_call
 from mlxconv.simd.address import address_of
 from mlxconv.simd.vector import vec_of
 
@@ -129,19 +129,19 @@ def schedule_of(
     g["NR"], g["panels"] = NR, -(-int(g["O"][0]) // NR)
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     work = _work(g, window, depthwise)
-    if not depthwise and _meets_few(g, window, elements):
-        range_kernel, strip = panelwise, _panel_blocks(g, window)
-    elif _gathers(g):
-        range_kernel, strip = gathered, _gathered_blocks(g)
+    if not depthwise and blocking.meets_few(g, window, elements):
+        range_kernel, strip = panelwise, blocking.panel_blocks(g, window)
+    elif blocking.gathers(g):
+        range_kernel, strip = gathered, blocking.gathered_blocks(g)
     else:
-        range_kernel, strip = blocks, _line_blocks(g, window, elements, work)
+        range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work)
     if depthwise:
         g["mode"] = g["overlaps"]
         g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
     by_line, whole = range_kernel is blocks, int(g["groups"][0] * g["panels"][0])
-    lines = p.N * math.prod(p.output_L[:-1]) if by_line else 1
+    lines = p.N * int(g["out"][0, 0] * g["line_blocks"][0]) if by_line else 1
     split = (
-        ("lines", lines),
+        ("blocks of lines", lines),
         ("blocks of positions", int(g["blocks"][0]) + int(by_line and g["tail"][0] > 0)),
         ("blocks of groups", int(g["group_blocks"][0])),
         ("blocks of panels", int(g["panel_blocks"][0])),
@@ -151,7 +151,7 @@ def schedule_of(
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
     alone = range_kernel is panelwise or _packs_alone(panels, packing.flop, work)
     filters = -(-int(g["panels"][0]) // int(g["panel_blocks"][0])) * NR
-    rows = max(int(g["MR"][0]), _block_rows(g, by_line) if elements.rounds else 0)
+    rows = max(int(g["MR"][0]), blocking.block_rows(g, by_line) if elements.rounds else 0)
     g["block_at"] = strip = -(-strip // vec.lanes) * vec.lanes
     kept = (elements.rounds or not by_line) * rows * filters
     g["panels_at"] = own = strip + -(-kept // vec.lanes) * vec.lanes
@@ -180,18 +180,6 @@ def _parts(elements: Elements, vec: Any, tiles: list[Any], by_line: bool) -> Ite
         yield Part("run", runs_block(elements), block_call(elements))
 
 
-def _gathers(g: np.ndarray) -> bool:
-    """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
-    lines are shorter than a tile, or the last tile of each wastes more than the copies take."""
-    W, MR, taps = int(g["out"][0, 2]), int(g["MR"][0]), math.prod(g["K"][0].tolist())
-    if W < MR:
-        return True
-    if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
-        return False
-    wasted = -(-W // MR) * MR / W - 1
-    return wasted * 2 * int(g["O"][0]) > COPY_FLOP
-
-
 PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
 
 
@@ -199,21 +187,6 @@ def _packs_alone(panels: int, packing: float, work: float) -> bool:
     """Whether each worker packs all filters for itself: where they are few, or to pack them takes
     less than a 16th of its time."""
     return panels <= 1 << 15 or packing * 16 * processor.cores() <= work
-
-
-WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
-
-
-def _meets_few(g: np.ndarray, window: int, elements: Elements) -> bool:
-    """Whether filters meet so few positions that to gather all windows takes less than to write
-    the packed filters and read them again."""
-    positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
-    return (
-        g["phases"][0] == 1
-        and positions * cores <= 2 * g["O"][0]
-        and g["groups"][0] * g["panels"][0] >= 4 * cores
-        and positions * window * np.dtype(elements.dtype).itemsize <= WINDOWS_BYTES
-    )
 
 
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
@@ -258,79 +231,3 @@ def meets_padding(p: "Problem") -> bool:
         padding > 0 or (positions - 1) * stride + window - padding > L
         for L, positions, stride, window, padding in axes
     )
-
-
-def _block_rows(g: np.ndarray, by_line: bool) -> int:
-    """Positions of the largest block."""
-    if not by_line:
-        positions = int(g["N"][0]) * math.prod(g["out"][0].tolist())
-        return -(-positions // int(g["blocks"][0]))
-    tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
-    return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
-
-
-def _line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) -> int:
-    """Set the blocks of positions, groups and panels; returns the elements of a strip of input."""
-    W, MR, NR = int(g["out"][0, 2]), int(g["MR"][0]), int(g["NR"][0])
-    groups, panels = int(g["groups"][0]), int(g["panels"][0])
-    itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
-    panel_bytes, x_bytes = window * NR * itemsize, int(g["stride"][0, 2] * g["width"][0]) * itemsize
-    g["mode"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
-    positions = block_positions(MR, x_bytes, panel_bytes)
-    if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
-        y_bytes = int(g["out_row"][0]) * itemsize
-        positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
-    if elements.rounds:  # their outputs stay in scratch until they are rounded
-        positions = min(positions, (1 << 16) // (NR * panels))
-    positions = max(MR, positions // MR * MR)
-    lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
-    wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
-    parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
-    g["tiles"], g["group_blocks"] = -(-W // MR), parts
-    g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
-    return strip_elements(g, _block_rows(g, True))
-
-
-def _gathered_blocks(g: np.ndarray) -> int:
-    """The same for blocks of gathered windows, which take up to 128 KB in L2."""
-    MR, size = int(g["MR"][0]), math.prod(g["K"][0].tolist()) * int(g["width"][0])
-    positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
-    rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
-    blocks = max(1, positions // rows)
-    cores, groups = processor.cores(), int(g["groups"][0])
-    parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
-    g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
-    return max(MR, -(-positions // blocks)) * size
-
-
-def _panel_blocks(g: np.ndarray, window: int) -> int:
-    """The same where a block is all positions and one panel."""
-    g["blocks"], g["group_blocks"], g["panel_blocks"] = 1, g["groups"], g["panels"]
-    return max(int(g["MR"][0]), int(g["N"][0]) * math.prod(g["out"][0].tolist())) * window
-
-
-def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
-    """Positions per block: their input and one panel share half of L2, since the rest of the
-    panels, the output and the prefetchers want the other half."""
-    room = processor.caches().L2_bytes // 2 - panel_bytes
-    return MR * max(4, min(64, room // max(1, row_bytes * MR)))
-
-
-JOB_FLOP = 1e6  # 10 us: a job costs up to 1 us beside its multiply-adds
-
-
-def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
-    """(blocks of a line, blocks of panels), so that every core gets an equal share of jobs.
-
-    Lines too few for that are cut into smaller blocks, down to two tiles and JOB_FLOP; where that
-    is still too little, the panels are split as well.
-    """
-    cores = min(processor.cores(), max(1, round(flop / JOB_FLOP)))
-    tiles = -(-W // MR)
-    blocks = -(-W // positions)
-    if lines * blocks < 8 * cores and lines * blocks % cores:
-        blocks = max(blocks, min(-(-blocks // cores) * cores, tiles // 2))
-    panel_blocks = 1
-    if lines * blocks < cores:
-        panel_blocks = min(panels, -(-cores // max(1, lines * blocks)))
-    return max(1, blocks), max(1, panel_blocks)

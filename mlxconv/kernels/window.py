@@ -5,12 +5,11 @@ taps of a row are one run of K*C elements, else each tap is a run of C.  Windows
 positions are a constant step apart, so a block needs one list.
 
 A block whose windows all lie inside the input reads it where it is.  Any other, and any block of
-an input that is of another type or whose channels are apart or repeated, copies the rows it
-needs, once, to a strip that does not grow with N or L:
+an input that is of another type or whose channels are apart or repeated, copies what it needs,
+once, to a strip that does not grow with N or L.  Along each axis a strip holds
 
-    in place        x    ... [row r0] [row r0+1] [row r0+2] ...    step_w = dilation * x_step
-    strip           0 0 0 [row 0] [row 1] ... [row L-1] 0 0        step_w = dilation * C
-    far taps        [rows of tap 0] [rows of tap 1] ...            step_w = span * C
+    near taps       0 0 0 [row 0] [row 1] ... [row L-1] 0 0        step = dilation
+    far taps        [rows of tap 0] [rows of tap 1] ...            step = span
 
 Taps that only meet padding are left out of the list.  A zero of the padding that meets an infinite
 weight makes a NaN that must not be: filters are looked through when they are packed.
@@ -46,36 +45,60 @@ class Runs(NamedTuple):
     step: int  # 1, depthwise what is between taps
 
 
-class Taps(NamedTuple):
-    """The taps [d0, d1) x [h0, h1) x [k0, k1) that meet the input somewhere in a block."""
+class Reach(NamedTuple):
+    """What a block reads along one axis: for each tap k of [k0, k1), which are all that meet the
+    input, `span` rows from first + k*dilation on.  In a strip these are `rows` rows, those of a tap
+    `step` after those of the one before."""
 
-    d0: int
-    d1: int
-    h0: int
-    h1: int
+    first: int
+    span: int
     k0: int
     k1: int
+    step: int
+    rows: int
 
 
 class Window(NamedTuple):
-    """Tap (d, h, k) of position m is at first + m*row + d*step_d + h*step_h + k*step_w."""
+    """Tap (d, h, k) of position m of line j is at first + j*line + m*row + d*step_d + h*step_h +
+    k*step_w."""
 
     in_place: bool
     first: int
+    line: int
     row: int
     step_d: int
     step_h: int
     step_w: int
-    taps: Taps
+    d: Reach
+    h: Reach
+    w: Reach
 
 
 @kernel(inline="always")
-def taps_inside(first, last, dilation, K, L):
-    """[a, b): the taps k < K that meet the input, 0 <= r + k*dilation < L, for an r in
-    [first, last]."""
-    a = max(0, (-last + dilation - 1) // dilation)
-    b = min(K, (L - first + dilation - 1) // dilation)
-    return min(a, K), max(min(a, K), b)
+def reach_of(g, axis, first, positions):
+    """The Reach of so many positions along `axis`, whose first window starts at row `first`."""
+    K, L, dilation = g.K[axis], g.L[axis], g.dilation[axis]
+    span = (positions - 1) * g.stride[axis] + 1
+    last = first + span - 1
+    k0 = min(K, max(0, (-last + dilation - 1) // dilation))
+    k1 = max(k0, min(K, (L - first + dilation - 1) // dilation))
+    step = min(dilation, span)
+    return Reach(first, span, k0, k1, step, span + (k1 - k0 - 1) * step)
+
+
+@kernel(inline="always")
+def is_inside(g, axis, reach):
+    """Whether no tap of `reach` meets padding."""
+    first = reach.first + reach.k0 * g.dilation[axis]
+    last = reach.first + (reach.k1 - 1) * g.dilation[axis] + reach.span - 1
+    return first >= 0 and last < g.L[axis]
+
+
+@kernel(inline="always")
+def row_of(g, axis, reach, i):
+    """The input row that row i of a strip holds; -1 if it lies outside."""
+    r = reach.first + (reach.k0 + i // reach.step) * g.dilation[axis] + i % reach.step
+    return r if 0 <= r < g.L[axis] else -1
 
 
 @lru_cache
@@ -132,32 +155,32 @@ def row_copies(elements, vec):
 
 @lru_cache
 def strips_call(elements):
-    """The word that fills the strips: call(address, data, base, r0, span, tap_rows, taps, c0)."""
-    taps = numba.typeof(Taps(0, 0, 0, 0, 0, 0))
-    sizes = (types.intp,) * 4
-    return caller(f"strips_{elements.name}", data_type(elements), *sizes, taps, types.intp)
+    """The word that fills a strip: call(address, data, n, c0, d, h, w)."""
+    reach = numba.typeof(Reach(*(0,) * len(Reach._fields)))
+    return caller(f"strips_{elements.name}", data_type(elements), *(types.intp,) * 2, *(reach,) * 3)
 
 
 @lru_cache
 def strip_copies(elements, vec):
-    """copy_strips for inputs of this type."""
+    """copy_strip for inputs of this type."""
     copy_rows = row_copies(elements, vec)
 
     @kernel
-    def copy_strips(data, base, r0, span, tap_rows, taps, c0):
-        """Fill the strips of the valid outer taps (kd, kh), one behind the other."""
+    def copy_strip(data, n, c0, d, h, w):
+        """Fill the strip with what a block of image `n` reads along D, H and W, from channel c0."""
         g = data.geometry[0]
-        strip, far = 0, tap_rows != g.dilation[2]
-        rows = span if far else span + (taps.k1 - taps.k0 - 1) * tap_rows
-        for kd in range(taps.d0, taps.d1):
-            for kh in range(taps.h0, taps.h1):
-                outer = base + kd * g.dilation[0] * g.x_step[0] + kh * g.dilation[1] * g.x_step[1]
-                for k in range(taps.k0, taps.k1 if far else min(taps.k1, taps.k0 + 1)):
-                    at = strip * rows * g.width
-                    copy_rows(data, outer, r0 + k * g.dilation[2], rows, c0, at)
-                    strip += 1
+        far, at = w.step != g.dilation[2], 0
+        rows = w.span if far else w.rows  # that are neighbours in the input as well
+        for i in range(d.rows):
+            for j in range(h.rows):
+                rd, rh = row_of(g, 0, d, i), row_of(g, 1, h, j)
+                line = g.x_offset + n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
+                for k in range(w.k0, w.k1 if far else min(w.k1, w.k0 + 1)):
+                    first = w.first + k * g.dilation[2] if min(rd, rh) >= 0 else g.L[2]
+                    copy_rows(data, line, first, rows, c0, at)
+                    at += rows * g.width
 
-    return copy_strips
+    return copy_strip
 
 
 @lru_cache
@@ -170,29 +193,23 @@ def windows(elements):
         """The Window of `block` over the channels of `group`."""
         g = data.geometry[0]
         c0, may_stay = group * g.group_channels, g.stays and g.x_channel == 1
-        rd = block.d * g.stride[0] - g.padding[0]
-        rh = block.h * g.stride[1] - g.padding[1]
-        r0, r1 = block.first, block.first + (block.rows - 1) * g.stride[2]
-        d0, d1 = taps_inside(rd, rd, g.dilation[0], g.K[0], g.L[0])
-        h0, h1 = taps_inside(rh, rh, g.dilation[1], g.K[1], g.L[1])
-        k0, k1 = taps_inside(r0, r1, g.dilation[2], g.K[2], g.L[2])
-        taps = Taps(d0, d1, h0, h1, k0, k1)
-        base = g.x_offset + block.n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
-        inside = r0 + taps.k0 * g.dilation[2] >= 0 and r1 + (taps.k1 - 1) * g.dilation[2] < g.L[2]
+        d = reach_of(g, 0, block.d * g.stride[0] - g.padding[0], 1)
+        h = reach_of(g, 1, block.h * g.stride[1] - g.padding[1], block.lines)
+        w = reach_of(g, 2, block.first, block.rows)
+        inside = is_inside(g, 0, d) and is_inside(g, 1, h) and is_inside(g, 2, w)
         if may_stay and inside and not CONVERTS:
-            first = base + r0 * g.x_step[2] + c0 * g.x_channel
+            first = g.x_offset + block.n * g.x_image + c0 * g.x_channel
+            first += d.first * g.x_step[0] + h.first * g.x_step[1] + w.first * g.x_step[2]
+            line, row = g.stride[1] * g.x_step[1], g.stride[2] * g.x_step[2]
             step_d, step_h = g.dilation[0] * g.x_step[0], g.dilation[1] * g.x_step[1]
-            row, step_w = g.stride[2] * g.x_step[2], g.dilation[2] * g.x_step[2]
-            return Window(True, first, row, step_d, step_h, step_w, taps)
-        span = r1 - r0 + 1
-        tap_rows = min(g.dilation[2], span)
-        step_w = tap_rows * g.width
-        step_h = span * g.width + (taps.k1 - taps.k0 - 1) * step_w
-        step_d = (taps.h1 - taps.h0) * step_h
-        call_strips(g.strips, data, base, r0, span, tap_rows, taps, c0)
-        first = -(taps.d0 * step_d + taps.h0 * step_h + taps.k0 * step_w)
-        row = g.stride[2] * g.width
-        return Window(False, first, row, step_d, step_h, step_w, taps)
+            step_w = g.dilation[2] * g.x_step[2]
+            return Window(True, first, line, row, step_d, step_h, step_w, d, h, w)
+        call_strips(g.strips, data, block.n, c0, d, h, w)
+        pitch = w.rows * g.width
+        step_d, step_h, step_w = d.step * h.rows * pitch, h.step * pitch, w.step * g.width
+        first = -(d.k0 * step_d + h.k0 * step_h + w.k0 * step_w)
+        line, row = g.stride[1] * pitch, g.stride[2] * g.width
+        return Window(False, first, line, row, step_d, step_h, step_w, d, h, w)
 
     return open_window
 
@@ -249,13 +266,13 @@ def inputs(elements):
 @kernel
 def list_runs(table, g, w):
     """The Runs of all taps that meet the input, relative to `first` of the window."""
-    k0, k1 = w.taps.k0, w.taps.k1
+    k0, k1 = w.w.k0, w.w.k1
     stepped = g.width != g.C  # depthwise, where a run may have one element of each tap
     merged = stepped or w.step_w == g.C
     last = min(k1, k0 + 1) if merged else k1
     r = 0
-    for kd in range(w.taps.d0, w.taps.d1):
-        for kh in range(w.taps.h0, w.taps.h1):
+    for kd in range(w.d.k0, w.d.k1):
+        for kh in range(w.h.k0, w.h.k1):
             start = kd * w.step_d + kh * w.step_h
             tap = (kd * g.K[1] + kh) * g.K[2]
             for k in range(k0, last):
@@ -265,11 +282,12 @@ def list_runs(table, g, w):
     return Runs(table, r, (k1 - k0) * g.C if merged else g.C, w.step_w if stepped else 1)
 
 
-def strip_elements(g, positions):
-    """Elements of scratch that the strips of a block of `positions` may need."""
-    K, L = g["K"][0].tolist(), g["L"][0].tolist()
-    stride, dilation = int(g["stride"][0, 2]), int(g["dilation"][0, 2])
-    span = (positions - 1) * stride + 1
-    rows = span + (K[2] - 1) * min(dilation, span)
-    rows = min(rows, L[2] + 2 * span)  # taps that only meet padding are left out
-    return min(K[0], L[0]) * min(K[1], L[1]) * rows * int(g["width"][0])
+def strip_elements(g, lines, positions):
+    """Elements of scratch that the strip of a block of `lines` x `positions` may need."""
+    elements = int(g["width"][0])
+    for axis, extent in enumerate((1, lines, positions)):
+        K, L = int(g["K"][0, axis]), int(g["L"][0, axis])
+        span = (extent - 1) * int(g["stride"][0, axis]) + 1
+        rows = span + (K - 1) * min(int(g["dilation"][0, axis]), span)
+        elements *= min(rows, L + 2 * span)  # taps that only meet padding are left out
+    return elements

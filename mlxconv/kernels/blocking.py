@@ -1,0 +1,185 @@
+"""How large the blocks are that jobs compute: of lines, of positions, of groups and of panels."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlxconv import processor
+from mlxconv.kernels.elements import Elements
+from mlxconv.kernels.geometry import COPY_FLOP
+from mlxconv.kernels.window import strip_elements
+
+
+def gathers(g: np.ndarray) -> bool:
+    """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
+    lines are shorter than a tile, or the last tile of each wastes more than the copies take."""
+    W, MR, taps = int(g["out"][0, 2]), int(g["MR"][0]), math.prod(g["K"][0].tolist())
+    if W < MR:
+        return True
+    if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
+        return False
+    wasted = -(-W // MR) * MR / W - 1
+    return wasted * 2 * int(g["O"][0]) > COPY_FLOP
+
+
+WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
+
+
+def meets_few(g: np.ndarray, window: int, elements: Elements) -> bool:
+    """Whether filters meet so few positions that to gather all windows takes less than to write
+    the packed filters and read them again."""
+    positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
+    return (
+        g["phases"][0] == 1
+        and positions * cores <= 2 * g["O"][0]
+        and g["groups"][0] * g["panels"][0] >= 4 * cores
+        and positions * window * np.dtype(elements.dtype).itemsize <= WINDOWS_BYTES
+    )
+
+
+def block_rows(g: np.ndarray, by_line: bool) -> int:
+    """Positions of the largest block."""
+    if not by_line:
+        positions = int(g["N"][0]) * math.prod(g["out"][0].tolist())
+        return -(-positions // int(g["blocks"][0]))
+    tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
+    return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
+
+
+def line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) -> int:
+    """Set the blocks of positions, groups and panels; returns the elements of a strip of input."""
+    W, MR, NR = int(g["out"][0, 2]), int(g["MR"][0]), int(g["NR"][0])
+    groups, panels = int(g["groups"][0]), int(g["panels"][0])
+    itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
+    panel_bytes, x_bytes = window * NR * itemsize, int(g["stride"][0, 2] * g["width"][0]) * itemsize
+    g["mode"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
+    positions = block_positions(MR, x_bytes, panel_bytes)
+    if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
+        y_bytes = int(g["out_row"][0]) * itemsize
+        positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
+    if elements.rounds:  # their outputs stay in scratch until they are rounded
+        positions = min(positions, (1 << 16) // (NR * panels))
+    positions = max(MR, positions // MR * MR)
+    lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
+    wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
+    parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
+    g["tiles"], g["group_blocks"] = -(-W // MR), parts
+    g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
+    lines, parts = min(sharings(g, itemsize), key=lambda s: _cycles(g, elements, *s))
+    g["line_blocks"] = -(-int(g["out"][0, 1]) // lines)
+    if parts > 1:
+        in_parts(g, parts)
+    return strip_elements(g, lines, block_rows(g, True))
+
+
+# The time of a block of lines, in cycles of one core.  Fitted to 400 measured choices for 38
+# depthwise problems on two cores with AVX2, where the choice of the least is 5 % from the best.
+MULTIPLY_ADD = 0.6  # of vectors; depthwise a window that shares no rows with the next takes
+APART = 1.5  # that long, since each operand is loaded
+TILE = 6  # beside those
+COPY = 3  # of a vector to a strip; four times as long where the type is converted
+ROW = 25  # of a strip that is apart from the one before
+PART = 1300  # to begin a part of a block
+LAST = 0.3  # blocks that some worker waits for in the end
+
+STRIP_BYTES = 1 << 18  # of several lines: half of L2
+LINES = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 56)
+LEAST_CHANNELS = 96  # of a part, lest rows be too short
+
+
+def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int]]:
+    """(lines of a block, parts of the channels): the ways to share out an image.
+
+    Blocks of several lines copy the input that these share once.  Channels of a depthwise problem
+    are split where strips of all of them leave no room for lines."""
+    H, filters, NR = int(g["out"][0, 1]), int(g["O"][0]), int(g["NR"][0])
+    yield 1, 1
+    splits = g["panel_channels"][0] and g["stays"][0] and filters % NR == 0
+    most = filters // LEAST_CHANNELS if splits else 1
+    choices = {-(-H // -(-H // n)) for n in LINES if H > 1}  # blocks of one size
+    strips = {lines: strip_elements(g, lines, block_rows(g, True)) for lines in choices - {1}}
+    for parts in range(1, max(1, most) + 1):
+        if parts == 1 or filters % (parts * NR) == 0:
+            for lines, strip in strips.items():
+                if strip // parts * itemsize <= STRIP_BYTES:
+                    yield lines, parts
+
+
+def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int) -> float:
+    """What a sharing takes, all told, on all cores."""
+    (_, H, W), (_, _, L), (_, _, K) = (g[name][0].tolist() for name in ("out", "L", "K"))
+    stride, dilation = int(g["stride"][0, 2]), int(g["dilation"][0, 2])
+    MR, blocks, rows = int(g["MR"][0]), int(g["blocks"][0]), block_rows(g, True)
+    lanes = processor.vector_bytes() // np.dtype(elements.dtype).itemsize
+    vectors = int((g["panels"] * g["NR"])[0]) // lanes
+    apart = g["panel_channels"][0] and stride != dilation
+    window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
+    tile = vectors * (TILE + MR * window * (APART if apart else MULTIPLY_ADD))
+    strip = strip_elements(g, lines, rows) / parts
+    copies = strip / lanes * COPY * (4 if elements.converts else 1)
+    if parts > 1:
+        copies += ROW * strip * parts / int(g["width"][0])
+    reach = (W - 1) * stride + (K - 1) * dilation - int(g["padding"][0, 2])
+    if g["stays"][0] and not elements.converts:
+        if g["padding"][0, 2] <= 0 and reach < L:
+            copies = 0.0
+        elif lines == 1:
+            copies = min(copies, 2 * tile + 2 * PART)
+    block = lines * -(-rows // MR) * tile / parts + copies + PART
+    images = int((g["N"] * g["out"][0, 0] * g["group_blocks"] * g["panel_blocks"])[0])
+    jobs = images * -(-H // lines) * blocks * parts
+    return block * (-(-jobs // processor.cores()) + LAST)
+
+
+def in_parts(g: np.ndarray, parts: int) -> None:
+    """Split the channels of a depthwise geometry: every part is a group of its own."""
+    filters = int(g["O"][0]) // parts
+    g["groups"] = g["group_blocks"] = parts
+    g["O"] = g["channels"] = g["width"] = g["group_channels"] = filters
+    g["panels"] = filters // int(g["NR"][0])
+
+
+def gathered_blocks(g: np.ndarray) -> int:
+    """The same for blocks of gathered windows, which take up to 128 KB in L2."""
+    MR, size = int(g["MR"][0]), math.prod(g["K"][0].tolist()) * int(g["width"][0])
+    positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
+    rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
+    blocks = max(1, positions // rows)
+    cores, groups = processor.cores(), int(g["groups"][0])
+    parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
+    g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
+    return max(MR, -(-positions // blocks)) * size
+
+
+def panel_blocks(g: np.ndarray, window: int) -> int:
+    """The same where a block is all positions and one panel."""
+    g["blocks"], g["group_blocks"], g["panel_blocks"] = 1, g["groups"], g["panels"]
+    return max(int(g["MR"][0]), int(g["N"][0]) * math.prod(g["out"][0].tolist())) * window
+
+
+def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
+    """Positions per block: their input and one panel share half of L2, since the rest of the
+    panels, the output and the prefetchers want the other half."""
+    room = processor.caches().L2_bytes // 2 - panel_bytes
+    return MR * max(4, min(64, room // max(1, row_bytes * MR)))
+
+
+JOB_FLOP = 1e6  # 10 us: a job costs up to 1 us beside its multiply-adds
+
+
+def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
+    """(blocks of a line, blocks of panels), so that every core gets an equal share of jobs.
+
+    Lines too few for that are cut into smaller blocks, down to two tiles and JOB_FLOP; where that
+    is still too little, the panels are split as well.
+    """
+    cores = min(processor.cores(), max(1, round(flop / JOB_FLOP)))
+    tiles = -(-W // MR)
+    blocks = -(-W // positions)
+    if lines * blocks < 8 * cores and lines * blocks % cores:
+        blocks = max(blocks, min(-(-blocks // cores) * cores, tiles // 2))
+    panel_blocks = 1
+    if lines * blocks < cores:
+        panel_blocks = min(panels, -(-cores // max(1, lines * blocks)))
+    return max(1, blocks), max(1, panel_blocks)
