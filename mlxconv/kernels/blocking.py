@@ -56,7 +56,7 @@ def line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) -> 
     g["mode"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
     positions = block_positions(MR, x_bytes, panel_bytes)
     if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
-        y_bytes = int(g["out_row"][0]) * itemsize
+        y_bytes = int(g["y_step"][0, 2]) * itemsize
         positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
     if elements.rounds:  # their outputs stay in scratch until they are rounded
         positions = min(positions, (1 << 16) // (NR * panels))

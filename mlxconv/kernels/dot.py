@@ -72,7 +72,7 @@ def range_kernel(elements, vec):
                 for j in static_range(POSITIONS_):
                     total = sum_lanes(acc[i, j])
                     suspect += total != total
-                    to = min(m + j, positions - 1) * g.out_row + min(o + i, last)
+                    to = min(m + j, positions - 1) * g.y_step[2] + min(o + i, last)
                     data.y[at + to] = narrow(total)
         return suspect
 

@@ -43,18 +43,21 @@ GEOMETRY = np.dtype(
         ("dilation", "i8", _AXES),
         ("input_dilation", "i8", _AXES),
         ("out", "i8", _AXES),  # output extents
-        ("out_row", "i8"),  # output elements from one position to the next, O * groups
-        ("out_line", "i8"),  # ... from one line to the next
         ("x_offset", "i8"),  # where input element (0, ..., 0) lies in its memory
         ("x_image", "i8"),  # input elements from one image to the next
         ("x_step", "i8", _AXES),  # ... from one position to the next, per axis
         ("x_channel", "i8"),  # ... from one channel to the next
+        ("y_offset", "i8"),  # where the outputs of position (0, ..., 0) lie
+        ("y_image", "i8"),  # output elements from one image to the next
+        ("y_step", "i8", _AXES),  # ... from one position to the next, per axis
         ("w_offset", "i8"),  # where the first filter lies in its memory
         ("w_filter", "i8"),  # elements from one filter to the next
         ("w_step", "i8", _AXES),  # ... from one tap to the next, per axis
         ("w_run", "i8"),  # ... of a filter that lie without gaps
-        ("phases", "i8"),  # output positions that one filter bank computes side by side
-        ("phase_rows", "i8"),  # panel rows from the filters of one phase to the next
+        ("phases", "i8"),  # output positions that all filters compute side by side
+        ("banks", "i8"),  # that filters come in, one behind the other: one for each phase
+        ("w_bank", "i8"),  # elements from the filters of one bank to those of the next
+        ("bank_rows", "i8"),  # panel rows from one bank to the next
         ("weights", "i8"),  # of one filter, in one line of taps
         ("tail", "i8"),  # positions of a line that are left over by the phases
         ("tiles", "i8"),  # register tiles in a line
@@ -133,8 +136,8 @@ def locate(g, job):
     l0 = max(0, l1 - g.MR if shift else min(b * g.tiles // g.blocks * g.MR, l1 - g.MR))
     first = l0 * g.stride[2] + shift * g.stride[2] // g.phases - g.padding[2]
     h, below = j * H // g.line_blocks, (j + 1) * H // g.line_blocks
-    line = (n * D + d) * H + h
-    to = line * g.out_line + l0 * g.out_row + shift * g.out_row // g.phases
+    to = g.y_offset + n * g.y_image + d * g.y_step[0] + h * g.y_step[1]
+    to += l0 * g.y_step[2] + shift * g.y_step[2] // g.phases
     g0, g1 = i * g.groups // g.group_blocks, (i + 1) * g.groups // g.group_blocks
     p0 = part * g.panels // g.panel_blocks
     p1 = (part + 1) * g.panels // g.panel_blocks
@@ -164,7 +167,7 @@ def part_of(g, block, i):
         lo, hi = 0, max(lo, g.MR) if lo > 0 else 0
     elif i == 2:
         lo, hi = min(hi, block.rows - g.MR) if 0 < hi < block.rows else block.rows, block.rows
-    first, to = block.first + lo * g.stride[2], block.to + lo * g.out_row
+    first, to = block.first + lo * g.stride[2], block.to + lo * g.y_step[2]
     n, d, h, lines = block.n, block.d, block.h, block.lines
     return Block(n, d, h, lines, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1)
 
@@ -213,15 +216,19 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["group_blocks"], g["group_channels"] = 1, g["C"]
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)
-    g["out"], g["out_row"], g["out_line"] = three(p.output_L, 1), p.O, p.output_L[-1] * p.O
+    g["out"] = three(p.output_L, 1)
     g["line_blocks"] = g["out"][:, 1]
     g["phases"], g["weights"] = 1, p.K[-1] * int(g["C"][0])
-    strides = [math.prod(p.input_shape[axis + 1 :]) for axis in range(len(p.input_shape))]
-    set_input_layout(g, 0, strides)
-    strides = [math.prod(p.weight_shape[axis + 1 :]) for axis in range(len(p.weight_shape))]
-    set_filter_layout(g, 0, strides)
-    g["w_run"] = strides[0]
+    set_input_layout(g, 0, strides_of(p.input_shape))
+    set_output_layout(g, 0, strides_of(p.output_shape))
+    set_filter_layout(g, 0, strides_of(p.weight_shape))
+    g["banks"], g["w_run"] = 1, g["w_filter"]
     return g
+
+
+def strides_of(shape: Sequence[int]) -> list[int]:
+    """Of a C-contiguous array, in elements."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def across_groups(g: np.ndarray, NR: int) -> np.ndarray:
@@ -231,7 +238,7 @@ def across_groups(g: np.ndarray, NR: int) -> np.ndarray:
     Blocks read the input in place where every channel is read once and fills a vector with its
     neighbours; where channels are left over, the last vector overlaps the one before.
     """
-    filters, multiplier = int(g["out_row"][0]), int(g["O"][0])
+    filters, multiplier = int((g["O"] * g["groups"])[0]), int(g["O"][0])
     panels = -(-filters // NR)
     g["groups"], g["O"], g["channels"], g["multiplier"] = 1, filters, filters, multiplier
     g["stays"] = multiplier == 1 and filters >= NR
@@ -246,8 +253,17 @@ def set_input_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None
     g["x_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])
 
 
-def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None:
-    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C); channels of a tap
-    are neighbours, nothing else need be."""
+def set_output_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None:
+    """Say where outputs go: to `offset` and `strides` apart, (N, ..., O); those of a position are
+    neighbours."""
+    g["y_offset"], g["y_image"] = offset, strides[0]
+    g["y_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])
+
+
+def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], banks: int = 0) -> None:
+    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C), or (banks, O, ..., C)
+    where they come in `banks`; channels of a tap are neighbours, nothing else need be."""
+    if banks:
+        g["banks"], g["w_bank"], strides = banks, strides[0], strides[1:]
     g["w_offset"], g["w_filter"], g["w_run"] = offset, strides[0], g["C"]
     g["w_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])

@@ -126,7 +126,7 @@ def runs_block(elements):
             panel = Rows(panels, panel_at, panel_size)
             for j in range(block.lines):
                 x = Rows(input_of(data, w), at + j * w.line, w.row)
-                y = Rows(data.y, to + j * g.out_line, g.out_row)
+                y = Rows(data.y, to + j * g.y_step[1], g.y_step[2])
                 compute(data, x, runs, panel, y, block.rows, filters)
 
     return run
@@ -174,7 +174,7 @@ def gathered(elements, vec):
             runs = Runs(data.runs, 1, taps * g.C, g.width if g.width != g.C else 1)
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
             x = Rows(data.scratch, p0 * g.panel_channels, size)
-            y = Rows(data.y, l0 * g.out_row + group * g.O + p0 * g.NR, g.out_row)
+            y = Rows(data.y, l0 * g.y_step[2] + group * g.O + p0 * g.NR, g.y_step[2])
             panel = Rows(panels, panels_at + (group * g.panels + p0) * panel_size, panel_size)
             filters = min(p1 * g.NR, g.O) - p0 * g.NR
             compute(data, x, runs, panel, y, l1 - l0, filters)
@@ -206,7 +206,7 @@ def panelwise(elements, vec):
             else:
                 call_pack(g.pack, data, unit, data.scratch, g.panels_at)
                 panel = Rows(data.scratch, g.panels_at, size * g.NR)
-            y = Rows(data.y, group * g.O + first, g.out_row)
+            y = Rows(data.y, group * g.O + first, g.y_step[2])
             compute(data, x, runs, panel, y, positions, min(g.NR, g.O - first))
 
     return panelwise

@@ -105,9 +105,9 @@ def range_kernel(elements, vec, depthwise):
 
     @kernel
     def copy_gradients(data, first, rows, filters, to, step):
-        """scratch[to + m*step + i] = dy[first + m*out_row + i], zero from i = filters on."""
+        """scratch[to + m*step + i] = dy[first + m*y_step[2] + i], zero from i = filters on."""
         for m in range(rows):
-            source = first + m * data.geometry[0].out_row
+            source = first + m * data.geometry[0].y_step[2]
             for i in range(0, step, LANES):
                 v = load_n(vec, data.w, source + i, filters - i)
                 store(v, data.scratch, to + m * step + i)
@@ -147,7 +147,7 @@ def range_kernel(elements, vec, depthwise):
             for l in range(piece * positions // g.blocks, l1, g.tiles):
                 rows = min(g.tiles, l1 - l)
                 gather(data, group, l, l + rows, size)
-                first = l * g.out_row + group * g.O + o0
+                first = l * g.y_step[2] + group * g.O + o0
                 copy_gradients(data, first, rows, o1 - o0, dy, g.NR)
                 add_products(scratch, dy, g.NR, size, sums, width, columns, rows)
             to = (piece * g.groups * g.O + group * g.O + o0) * columns
@@ -177,7 +177,7 @@ def mending_kernel(elements):
                         if rd >= 0 and rh >= 0 and r >= 0:
                             row = rd * g.x_step[0] + rh * g.x_step[1] + r * g.x_step[2]
                             x = data.x[n * g.x_image + row + o // g.O * g.C + c]
-                            total += x * data.w[position * g.out_row + o]
+                            total += x * data.w[position * g.y_step[2] + o]
                         position += 1
         return total
 

@@ -7,7 +7,8 @@ so that the micro-kernel reads a panel from front to back.  Columns past the las
 Squares of LANES filters x LANES weights are transposed in registers.
 
 With *phases* a panel holds each filter several times, every time shifted down by one stride, so
-that one row of a tile computes several neighbouring positions of few filters:
+that one row of a tile computes several neighbouring positions of few filters (banks of filters
+may also lie apart, and a panel holds them side by side):
 
     phase 0   w0 w1 w2 0  0           y[l]       meets x rows 0 1 2
     phase 1   0  w0 w1 w2 0           y[l + 1]   meets x rows 1 2 3       (stride 1)
@@ -51,19 +52,21 @@ def packers(vec):
     @kernel
     def pack_run(data, unit, source, panels, to, NR, filters):
         """panels[to + s*NR + j] = w[source + filter of column j + s] for the s of one run."""
-        g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].phases
+        g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].banks
         group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
         for v in range(0, filters, LANES):
-            packed = 0
-            if g.phases == 1 and v + LANES <= filters:
-                at = source + (group * O + first + v) * g.w_filter
-                packed = pack_squares(w, at, g.w_filter, panels, to + v, g.w_run, NR)
+            packed, bank, o = 0, (first + v) // O, (first + v) % O
+            if o + LANES <= O and v + LANES <= filters:
+                at = source + bank * g.w_bank + (group * O + o) * g.w_filter
+                row = to + bank * g.bank_rows * NR + v
+                packed = pack_squares(w, at, g.w_filter, panels, row, g.w_run, NR)
             for j in range(v, min(v + LANES, filters) if packed < g.w_run else v):
-                phase, o = (first + j) // O, (first + j) % O
-                at = to + phase * g.phase_rows * NR + j
+                bank, o = (first + j) // O, (first + j) % O
+                at = source + bank * g.w_bank + (group * O + o) * g.w_filter
+                row = to + bank * g.bank_rows * NR + j
                 for s in range(packed, g.w_run):
-                    panels[at + s * NR] = w[source + (group * O + o) * g.w_filter + s]
+                    panels[row + s * NR] = w[at + s]
 
     @kernel
     def is_finite(panels, to, size):
@@ -82,7 +85,7 @@ def packers(vec):
 
     @kernel
     def pack_panel(data, unit, panels, to):
-        """panels[to + row*NR + j] = w[filter of column j, row - first row of its phase], for panel
+        """panels[to + row*NR + j] = w[filter of column j, row - first row of its bank], for panel
         `unit`, counted over all groups.  Those that are not finite make the call suspect: a zero of
         the padding that meets one is a NaN that must not be."""
         g = data.geometry[0]
@@ -90,7 +93,7 @@ def packers(vec):
         first = min(unit % g.panels * g.NR, g.O - g.NR) if g.overlaps else unit % g.panels * g.NR
         filters = min(g.NR, g.O - first)
         NR = LANES if g.narrow and filters < g.NR else g.NR
-        if filters < NR or g.phases > 1:
+        if filters < NR or g.bank_rows > 0:
             panels[to : to + lines * line * NR] = 0
         for tap in range(0, lines * taps, g.w_run // g.C):  # taps that lie without gaps are one run
             i, k = tap // taps, tap % taps

@@ -83,11 +83,11 @@ def range_kernel(elements, mends=False):
             h, rest = rest % g.out[1], rest // g.out[1]
             d, n = rest % g.out[0], rest // g.out[0]
             image = g.x_offset + n * g.x_image
-            filters = g.out_row
+            filters = g.O * g.groups
             if MENDS:
                 filters = filters if g.phases > 1 or meets_padding(d, h, l, g) else 0
             for o in range(filters):
-                at = job * g.out_row + o
+                at = job * g.y_step[2] + o
                 if MENDS:
                     before = widen_output(data.y[at])
                     if before != before:

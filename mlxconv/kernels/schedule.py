@@ -91,7 +91,7 @@ class Schedule:
     @cached_property
     def layout(self) -> tuple[Any, ...]:
         """What the order of the packed filters depends on, beside the filters."""
-        names = ("NR", "phases", "phase_rows", "groups")
+        names = ("NR", "banks", "bank_rows", "groups")
         return (self.elements.dtype, *(int(self.geometry[name][0]) for name in names))
 
     @cached_property
@@ -215,11 +215,12 @@ def in_phases(p: "Problem", phases: int) -> np.ndarray:
     taps = p.K[-1] + (phases - 1) * stride
     rows = p._replace(O=p.O * phases, K=(*p.K[:-1], taps), stride=(*outer, stride * phases))
     g = geometry_of(rows)
-    g["phases"], g["tail"] = phases, p.output_L[-1] % phases
-    g["phase_rows"], g["weights"] = stride * p.C, p.K[-1] * p.C
-    g["out_line"] = p.output_L[-1] * p.O
-    for name in ("w_filter", "w_step"):  # the filters themselves have no more taps than before
-        g[name] = geometry_of(p)[name]
+    g["phases"], g["banks"], g["tail"] = phases, phases, p.output_L[-1] % phases
+    g["bank_rows"], g["weights"] = stride * p.C, p.K[-1] * p.C
+    own = geometry_of(p)
+    for name in ("w_filter", "w_step", "y_image", "y_step"):  # filters and outputs are those of `p`
+        g[name] = own[name]
+    g["y_step"][0, 2] *= phases
     g["w_run"] = g["weights"]
     return g
 
