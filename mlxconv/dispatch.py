@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from mlxconv.kernels import depthwise, direct, dot, reference
-from mlxconv.phases import PhasedPlan, phases_of
+from mlxconv.kernels.schedule import Schedule
+from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
 from mlxconv.plan import Plan, as_lines, as_real
 from mlxconv.problem import Problem
 
@@ -68,7 +69,17 @@ def plan(problem: Problem, variant: str | None = None) -> Plan | PhasedPlan:
     phases = phases_of(problem)
     if not phases or 0 in problem.output_shape:
         return _plan(problem, "reference")  # there is nothing to multiply
-    return PhasedPlan(problem, tuple((phase, _plan(phase.problem, variant)) for phase in phases))
+    weaves = weaves_of(problem, phases)
+    return PhasedPlan(problem, tuple(_part(problem, weave, variant) for weave in weaves))
+
+
+def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
+    """How a part of `problem` is computed: where its outputs belong, if the kernel can do that."""
+    plan = _plan(weave.problem, variant)
+    if plan.is_empty or as_real(weave.problem) != weave.problem:
+        return Part(weave, plan, None)
+    schedule: Schedule = _named(plan.variant).kernel.schedule(weave.problem)
+    return Part(weave, plan, woven(schedule, problem, weave))
 
 
 def _plan(problem: Problem, variant: str | None) -> Plan:

@@ -198,7 +198,7 @@ def _split(p: Plan | PhasedPlan) -> str:
     if not p.schedule.tile:
         return "one per output position"
     split = " x ".join(f"{n} {name}" for name, n in p.schedule.split if n > 1) or "one block"
-    return f"{split}; the largest of {len(p.phases)} phases" if isinstance(p, PhasedPlan) else split
+    return f"{split}; the largest of {len(p.parts)} parts" if isinstance(p, PhasedPlan) else split
 
 
 def _runs(real: Problem) -> tuple[int, int]:

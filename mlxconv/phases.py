@@ -8,18 +8,24 @@ the taps:
     input dilation 2, taps a b c          x . x . x . x        what is written as . is never read
     even outputs                          a   c                taps a, c
     odd outputs                             b                  tap b
+
+Neighbouring phases along the last axis whose windows are the same are one convolution, with a bank
+of filters for each phase: its rows of outputs are those of the phases side by side.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mlxconv import recycling
-from mlxconv.arrays import dtype_named
-from mlxconv.plan import Packed, Plan, checked_output
+from mlxconv.arrays import REAL_OF, dtype_named
+from mlxconv.kernels.geometry import set_output_layout, strides_of
+from mlxconv.kernels.schedule import Schedule
+from mlxconv.plan import Packed, Plan, checked_output, elements_of
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -85,14 +91,99 @@ def _along(
         yield AxisPhase(outputs, taps, out_step, -row, last - (L - 1), row_step)
 
 
+class Weave(NamedTuple):
+    """Neighbouring phases whose windows are the same: `problem` has the filters of all of them."""
+
+    problem: "Problem"
+    first: Phase
+    banks: int
+    tap_step: int  # along the last axis, from the taps of a phase to those of the next
+
+    def filters(self, w: np.ndarray) -> np.ndarray:
+        """Those of `problem`, as a view of all filters `w`: (banks, O, ..., C), or (O, ..., C)."""
+        taps = w[(slice(None), *self.first.taps)]
+        if self.banks == 1:
+            return taps
+        strides = (self.tap_step * w.strides[-2], *taps.strides)
+        view = np.lib.stride_tricks.as_strided
+        return view(taps, (self.banks, *taps.shape), strides, writeable=False)
+
+    def layout(self, p: "Problem") -> tuple[int, tuple[int, ...]]:
+        """Where in the output of `p` its rows lie, in elements: offset and strides."""
+        image, *axes, channel = strides_of(p.output_shape)
+        outputs = self.first.outputs
+        offset = sum(o.start * step for o, step in zip(outputs, axes, strict=True))
+        steps = (o.step * step for o, step in zip(outputs, axes, strict=True))
+        return offset, (image, *steps, channel)
+
+    def rows(self, p: "Problem", y: np.ndarray) -> np.ndarray:
+        """The rows of `y`, the output of `p`, that are its outputs, each as one element."""
+        row = np.dtype((np.void, y.itemsize * self.problem.O))
+        offset, strides = self.layout(p)
+        steps = tuple(step * y.itemsize for step in strides[:-1])
+        return np.ndarray(self.problem.output_shape[:-1], row, y, offset * y.itemsize, steps)
+
+
+def weaves_of(p: "Problem", phases: tuple[Phase, ...]) -> tuple[Weave, ...]:
+    """The phases of `p`, neighbours together where that is possible."""
+    found: list[Weave] = []
+    for phase in phases:
+        last = found[-1] if found else None
+        step = phase.taps[-1].start - last.first.taps[-1].start if last else 0
+        if last and last.banks > 1:
+            step //= last.banks
+        if last and p.groups == 1 and p.dtype not in REAL_OF and _continues(last, phase, step):
+            found[-1] = last._replace(banks=last.banks + 1, tap_step=step)
+        else:
+            found.append(Weave(phase.problem, phase, 1, 0))
+    return tuple(
+        weave._replace(problem=weave.problem._replace(O=weave.problem.O * weave.banks))
+        for weave in found
+    )
+
+
+def _continues(weave: Weave, phase: Phase, tap_step: int) -> bool:
+    """Whether the outputs of `phase` are next to those of `weave`, and its taps as far apart."""
+    first, banks = weave.first, weave.banks
+    start = first.outputs[-1].start + banks
+    taps = first.taps[-1]
+    return (
+        phase.problem == first.problem
+        and phase.outputs == (*first.outputs[:-1], slice(start, *_rest(first.outputs[-1])))
+        and phase.taps == (*first.taps[:-1], slice(taps.start + banks * tap_step, *_rest(taps)))
+        and (banks == 1 or tap_step == weave.tap_step)
+    )
+
+
+def _rest(s: slice) -> tuple[int, int]:
+    return s.stop, s.step
+
+
+def woven(schedule: Schedule, p: "Problem", weave: Weave) -> Schedule | None:
+    """`schedule` with outputs that go where they belong in the output of `p`, if they can."""
+    if not schedule.by_line or schedule.geometry["phases"][0] > 1:
+        return None
+    geometry = schedule.geometry.copy()
+    set_output_layout(geometry, *weave.layout(p))
+    return replace(schedule, geometry=geometry)
+
+
+class Part(NamedTuple):
+    """What computes a weave: a plan of its own, and a schedule that writes where it belongs."""
+
+    weave: Weave
+    plan: Plan
+    schedule: Schedule | None
+
+
 class PhasedPlan:
     """The plans of all phases of a problem; what people see of it is that with most work."""
 
-    def __init__(self, problem: "Problem", phases: tuple[tuple[Phase, Plan], ...]) -> None:
+    def __init__(self, problem: "Problem", parts: tuple[Part, ...]) -> None:
         self.problem = problem
-        self.phases = phases
+        self.parts = parts
         self.dtype = dtype_named(problem.dtype)
-        largest = max((plan for _, plan in phases), key=lambda plan: plan.problem.flop)
+        largest = max((part.plan for part in parts), key=lambda plan: plan.problem.flop)
         self.real, self.variant, self.schedule = largest.real, largest.variant, largest.schedule
         self.refused = largest.refused
         self.output_shape = problem.output_shape
@@ -105,20 +196,19 @@ class PhasedPlan:
         out: np.ndarray | None = None,
         packed: Packed | None = None,
     ) -> np.ndarray:
-        """As `Plan.run`.  A phase is computed on its own and then copied between the others."""
+        """As `Plan.run`.  A part that is not written where it belongs is copied there."""
         if out is None:
             y = recycling.array(self.output_shape, self.dtype)
         else:
             y = checked_output(out, self.output_shape, self.dtype, x, w)
-        if sum(plan.output_elements for _, plan in self.phases) < y.size:
+        if sum(part.plan.output_elements for part in self.parts) < y.size:
             y[...] = 0  # outputs that meet nothing but zeros
-        rows = np.dtype((np.void, y.itemsize * y.shape[-1]))  # copied as one, in half the time
-        whole = y.view(rows)
         if self.problem.flip:
             w = np.flip(w, tuple(range(1, w.ndim - 1)))
-        for i, (phase, plan) in enumerate(self.phases):
-            taps = w[(slice(None), *phase.taps)]
-            own = packed.part(i) if packed is not None else None
-            part = plan.run(x, taps, workers, None, own)
-            whole[(slice(None), *phase.outputs)] = part.view(rows)
+        for i, (weave, plan, schedule) in enumerate(self.parts):
+            taps, own = weave.filters(w), None if packed is None else packed.part(i)
+            if schedule is None or plan.weave(schedule, x, taps, elements_of(y), workers, own):
+                rows = weave.rows(self.problem, y)
+                part = plan.run(x, taps, workers, None, own)
+                rows[...] = part.view(rows.dtype)[..., 0]
         return y

@@ -71,22 +71,40 @@ class Plan:
         if self.is_empty:
             y[...] = 0
             return y
+        flat = y.ravel() if self.is_real else elements_of(y)
+        operands = self._operands(x, w, packed)
+        if self._launch(self.schedule, operands, flat, workers, packed):
+            self._mend(operands, flat, workers)
+        return y
+
+    def weave(
+        self,
+        schedule: Schedule,
+        x: np.ndarray,
+        w: np.ndarray,
+        y: np.ndarray,
+        workers: int | None,
+        packed: "Packed | None",
+    ) -> bool:
+        """The same by another schedule, which says where in flat memory `y` the outputs go; whether
+        they are to be computed once more by `run`, which mends NaN."""
+        return self._launch(schedule, self._operands(x, w, packed), y, workers, packed)
+
+    def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
+        """The input and the filters as kernels see them."""
         same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
         if same and x.flags.carray and w.flags.carray:
-            self._launch(x.ravel(), None, w.ravel(), y.ravel(), workers, packed)
-            return y
+            return x.ravel(), None, w.ravel()
         x = np.ascontiguousarray(x) if self._merges else x
         memory = memory_of(real_view(x))
         if packed is None and self._reads(w):
-            self._launch(memory.flat, memory, w, _as_elements(y), workers, None)
-            return y
+            return memory.flat, memory, w
         filters = None if packed is None else packed.filters.get(self.schedule.elements.dtype)
         if filters is None:
             filters = real_filters(w, self.problem, self.schedule.elements.dtype)
             if packed is not None:
                 packed.filters[self.schedule.elements.dtype] = filters
-        self._launch(memory.flat, memory, filters, _as_elements(y), workers, packed)
-        return y
+        return memory.flat, memory, filters
 
     def _reads(self, w: np.ndarray) -> bool:
         """Whether the filters are packed from where they lie, without a copy before."""
@@ -100,9 +118,6 @@ class Plan:
             and w.flags.aligned
         )
 
-    def _checked(self, out: Any, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        return checked_output(out, self.output_shape, self.dtype, x, w)
-
     def _new_output(self) -> np.ndarray:
         """Memory for the result; that of a large one starts at a cache line, since vectors that
         straddle two are written at half the speed."""
@@ -112,29 +127,37 @@ class Plan:
 
     def _launch(
         self,
-        x: np.ndarray,
-        layout: Memory | None,
-        w: np.ndarray,
+        schedule: Schedule,
+        operands: "_Operands",
         y: np.ndarray,
         workers: int | None,
         packed: "Packed | None",
-    ) -> None:
-        """Run the schedule on flat memory, then mend what met a zero that is not of the data.
+    ) -> bool:
+        """Run the schedule on flat memory; whether a zero that is not of the data may have met an
+        infinity.
 
         Filters that are not flat yet are packed from where they lie."""
-        schedule, panels, suspect = self.schedule, None, False
+        (x, layout, w), panels, suspect = operands, None, False
         filters = None if w.ndim == 1 else memory_of(w)
+        banks = w.shape[0] if w.ndim == len(self.output_shape) + 1 else 0
         flat = w if filters is None else filters.flat
-        geometry = _laid_out(schedule, layout, filters)
+        geometry = _laid_out(schedule, layout, filters, banks)
         if packed is not None and schedule.panels:
             found = packed.panels.get(schedule.layout)
             if found is None:
                 found = packed.panels[schedule.layout] = threads.pack(schedule, geometry, flat)
             panels, suspect = found
         suspect |= threads.run(schedule, geometry, (x, flat, y), workers, panels)
-        if suspect and schedule.suspects:
-            flat = real_filters(w, self.problem, schedule.elements.dtype) if filters else w
-            threads.run(self.mending, _laid_out(self.mending, layout), (x, flat, y), workers)
+        return suspect and schedule.suspects
+
+    def _mend(self, operands: "_Operands", y: np.ndarray, workers: int | None) -> None:
+        """Compute anew what is NaN for such a reason."""
+        x, layout, w = operands
+        flat = w if w.ndim == 1 else real_filters(w, self.problem, self.schedule.elements.dtype)
+        threads.run(self.mending, _laid_out(self.mending, layout), (x, flat, y), workers)
+
+
+_Operands = tuple[np.ndarray, Memory | None, np.ndarray]  # input, how it lies, filters
 
 
 def checked_output(
@@ -231,19 +254,21 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
 
 
 def _laid_out(
-    schedule: Schedule, layout: Memory | None, filters: Memory | None = None
+    schedule: Schedule, layout: Memory | None, filters: Memory | None = None, banks: int = 0
 ) -> np.ndarray:
-    """The geometry of the schedule for an input and filters that lie as these say."""
-    geometry, strided = schedule.compile(), False
-    for memory, set_layout in ((layout, set_input_layout), (filters, set_filter_layout)):
-        if memory is not None and memory.strides is not None:
-            geometry = geometry if strided else geometry.copy()
-            set_layout(geometry, memory.offset, memory.strides)
-            strided = True
+    """The geometry of the schedule for an input and filters that lie as these say, those perhaps in
+    `banks`."""
+    geometry = given = schedule.compile()
+    if layout is not None and layout.strides is not None:
+        geometry = given.copy()
+        set_input_layout(geometry, layout.offset, layout.strides)
+    if filters is not None and filters.strides is not None:
+        geometry = given.copy() if geometry is given else geometry
+        set_filter_layout(geometry, filters.offset, filters.strides, banks)
     return geometry
 
 
-def _as_elements(out: np.ndarray) -> np.ndarray:
+def elements_of(out: np.ndarray) -> np.ndarray:
     """The output as kernels write it: flat; half types as bits, complex ones as pairs."""
     flat = out.reshape(-1)
     if out.dtype.itemsize == 2:

@@ -261,8 +261,8 @@ def set_output_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> Non
 
 
 def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], banks: int = 0) -> None:
-    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C), or (banks, O, ..., C)
-    where they come in `banks`; channels of a tap are neighbours, nothing else need be."""
+    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C), or in `banks`,
+    (banks, O, ..., C); channels of a tap are neighbours, nothing else need be."""
     if banks:
         g["banks"], g["w_bank"], strides = banks, strides[0], strides[1:]
     g["w_offset"], g["w_filter"], g["w_run"] = offset, strides[0], g["C"]

@@ -67,6 +67,7 @@ class Schedule:
     scratch: int = 0  # per worker
     runs: int = 1  # per worker
     split: tuple[tuple[str, int], ...] = ()  # what the jobs are, for people: (name, count)
+    by_line: bool = False  # whether blocks are of lines, which may lie anywhere in the output
     suspects: bool = False  # whether a zero that is none of the data may meet an infinity
 
     @cached_property
@@ -166,6 +167,7 @@ def schedule_of(
         scratch=own + alone * (window * NR if range_kernel is panelwise else panels),
         runs=2 * math.prod(g["K"][0].tolist()) + 1,
         split=split,
+        by_line=by_line,
         suspects=phases > 1 or meets_padding(p),
     )
 
