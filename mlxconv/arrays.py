@@ -1,5 +1,6 @@
 """Anything NumPy can view -> ndarray, the type of the result, and memory as kernels see it."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ def check_input_dtype(x: np.dtype) -> None:
     )
 
 
+@lru_cache
 def result_dtype(x: np.dtype, w: np.dtype) -> str:
     """The name of the result's type: MLX's promotion, and NumPy's where a type is complex.
 

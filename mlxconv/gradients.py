@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxconv import recycling, threads
+from mlxconv.api import are_exact
 from mlxconv.arrays import as_array, dtype_named, result_dtype
 from mlxconv.dispatch import plan
 from mlxconv.kernels import outer
@@ -116,10 +117,17 @@ def input_grad(
 ) -> np.ndarray:
     """The gradient by the input of the convolution with parameters `q`."""
     dy, w = _real("cotangent", cotangent), _real("weight", weight)
-    p = problem_of(q, _shape("input_shape", input_shape), dy.dtype, w.shape, w.dtype)
+    arguments = q, _shape("input_shape", input_shape), dy.dtype, w.shape, w.dtype
+    p, gradient = (_known_by_input if are_exact(q) else _by_input)(*arguments)
     _check_cotangent(p, dy)
-    rank = len(p.L)
-    transposed = _transposed(w, p.groups, not p.flip)
+    return _run(gradient, dy, _transposed(w, p.groups, not p.flip), stream)
+
+
+def _by_input(
+    q: Parameters, xs: Ints, dy_type: np.dtype[Any], ws: Ints, wt: np.dtype[Any]
+) -> tuple[Problem, Problem]:
+    """A convolution, and that of the cotangent which is its gradient by the input."""
+    p = problem_of(q, xs, dy_type, ws, wt)
     lo = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
     gradient = p._replace(
         L=p.output_L,
@@ -128,10 +136,14 @@ def input_grad(
         stride=p.input_dilation,
         input_dilation=p.stride,
         padding_lo=lo,
-        padding_hi=(0,) * rank,
+        padding_hi=(0,) * len(p.L),
         flip=False,
     )
-    return _run(_with_outputs(gradient, p.L), dy, transposed, stream)
+    return p, _with_outputs(gradient, p.L)
+
+
+_known_by_input = lru_cache(maxsize=1024)(_by_input)
+_known_problem = lru_cache(maxsize=1024)(problem_of)
 
 
 def weight_grad(
@@ -140,7 +152,8 @@ def weight_grad(
     """The gradient by the filters of the convolution with parameters `q`."""
     x, dy = _real("input", input), _real("cotangent", cotangent)
     x_type, dy_type = x.dtype, dy.dtype
-    p = problem_of(q, x.shape, x.dtype, _shape("weight_shape", weight_shape), dy.dtype)
+    arguments = q, x.shape, x_type, _shape("weight_shape", weight_shape), dy_type
+    p = (_known_problem if are_exact(q) else problem_of)(*arguments)
     _check_cotangent(p, dy)
     dtype = np.result_type(dtype_named(p.dtype), np.float32)  # half types are rounded at the end
     p = p._replace(dtype=dtype.name, input_dtype=dtype.name, flip=False)
@@ -154,10 +167,15 @@ def weight_grad(
 
 
 def _transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
-    """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: as many of the
-    channels at a time as share a cache line, which is then read from L2 for all but the first."""
+    """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: a view if there is
+    one, else a copy.  As many channels are copied at a time as share a cache line, which is then
+    read from L2 for all but the first."""
     O, *K, C = w.shape
     taps, filters = math.prod(K), O // groups
+    if groups == 1 or C == 1:
+        view = w[(slice(None), *(slice(None, None, -1 if flip else 1),) * len(K))]
+        view = view.reshape(groups, filters, *K, C) if groups > 1 else view[None]
+        return np.moveaxis(view, (1, -1), (-1, 1)).reshape(groups * C, *K, filters)
     by_tap = w.reshape(groups, filters, taps, C)
     turned = np.empty((groups, C, taps, filters), w.dtype)
     for tap in range(taps):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 FILTERS_BYTES = 1 << 20  # to copy fewer takes less than to say where they lie, 50 us
+TURNED_BYTES = 1 << 16  # the same where filters are neighbours, and channels are not
 SMALL_BYTES = 1 << 16  # of an output: below, to align it takes longer than it saves
 
 
@@ -110,11 +111,11 @@ class Plan:
         """Whether the filters are packed from where they lie, without a copy before."""
         return (
             self.is_real
-            and not self._merges
+            and (not self._merges or max(self.problem.K) == 1)  # axes of one tap may merge
             and self.schedule.panels > 0
-            and w.nbytes >= FILTERS_BYTES
+            and w.nbytes >= (FILTERS_BYTES if w.strides[-1] == w.itemsize else TURNED_BYTES)
             and w.dtype == self.schedule.elements.dtype
-            and w.strides[-1] == w.itemsize
+            and w.itemsize in (w.strides[-1], w.strides[0])
             and w.flags.aligned
         )
 

@@ -111,8 +111,10 @@ def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> tuple[np.nd
     return panels, bool(suspect)
 
 
+@lru_cache
 def _worth_sharing(kind: str) -> float:
-    """The work from which on several threads are faster, under this threading layer."""
+    """The work from which on several threads are faster, under this threading layer; whether its
+    threads spin was settled when they started."""
     if kind == "omp" and os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         kind = "omp passive"
     return WORTH_SHARING.get(kind, math.inf)

@@ -38,7 +38,7 @@ class Workspace(NamedTuple):
     counters: np.ndarray
 
 
-SMALL = (0, 1 << 16, 1 << 12)  # elements of panels, scratch and runs: 288 KB in float32
+SMALL = (0, 1 << 18, 1 << 12)  # elements of panels, scratch and runs: 1 MB in float32
 _kept: dict[str, list[Workspace]] = {"float32": [], "float64": []}
 
 

@@ -53,7 +53,8 @@ GEOMETRY = np.dtype(
         ("w_offset", "i8"),  # where the first filter lies in its memory
         ("w_filter", "i8"),  # elements from one filter to the next
         ("w_step", "i8", _AXES),  # ... from one tap to the next, per axis
-        ("w_run", "i8"),  # ... of a filter that lie without gaps
+        ("w_channel", "i8"),  # ... from one channel to the next
+        ("w_run", "i8"),  # ... of a filter that lie without gaps, or at least as far apart
         ("phases", "i8"),  # output positions that all filters compute side by side
         ("banks", "i8"),  # that filters come in, one behind the other: one for each phase
         ("w_bank", "i8"),  # elements from the filters of one bank to those of the next
@@ -262,8 +263,9 @@ def set_output_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> Non
 
 def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], banks: int = 0) -> None:
     """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C), or in `banks`,
-    (banks, O, ..., C); channels of a tap are neighbours, nothing else need be."""
+    (banks, O, ..., C)."""
     if banks:
         g["banks"], g["w_bank"], strides = banks, strides[0], strides[1:]
-    g["w_offset"], g["w_filter"], g["w_run"] = offset, strides[0], g["C"]
+    g["w_offset"], g["w_filter"], g["w_channel"] = offset, strides[0], strides[-1]
+    g["w_run"] = g["C"]  # of one tap
     g["w_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])

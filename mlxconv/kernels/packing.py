@@ -50,14 +50,24 @@ def packers(vec):
         return S // LANES * LANES
 
     @kernel
+    def pack_rows(w, source, step, panels, to, S, NR):
+        """panels[to + s*NR + j] = w[source + s*step + j], j < NR: filters that are neighbours."""
+        for s in range(S):
+            for j in range(0, NR, LANES):
+                store(load(vec, w, source + s * step + j), panels, to + s * NR + j)
+
+    @kernel
     def pack_run(data, unit, source, panels, to, NR, filters):
-        """panels[to + s*NR + j] = w[source + filter of column j + s] for the s of one run."""
+        """panels[to + s*NR + j] = w[source + filter of column j + s*w_channel] for s of a run."""
         g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].banks
         group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
+        if g.w_filter == 1 and g.banks == 1 and filters == NR and g.w_channel != 1:
+            pack_rows(w, source + group * O + first, g.w_channel, panels, to, g.w_run, NR)
+            return
         for v in range(0, filters, LANES):
             packed, bank, o = 0, (first + v) // O, (first + v) % O
-            if o + LANES <= O and v + LANES <= filters:
+            if o + LANES <= O and v + LANES <= filters and g.w_channel == 1:
                 at = source + bank * g.w_bank + (group * O + o) * g.w_filter
                 row = to + bank * g.bank_rows * NR + v
                 packed = pack_squares(w, at, g.w_filter, panels, row, g.w_run, NR)
@@ -66,7 +76,7 @@ def packers(vec):
                 at = source + bank * g.w_bank + (group * O + o) * g.w_filter
                 row = to + bank * g.bank_rows * NR + j
                 for s in range(packed, g.w_run):
-                    panels[row + s * NR] = w[at + s]
+                    panels[row + s * NR] = w[at + s * g.w_channel]
 
     @kernel
     def is_finite(panels, to, size):
