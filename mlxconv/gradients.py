@@ -5,7 +5,8 @@ With y = conv(x, w) and the gradient dy of a number by y, its gradients by x and
     dx[n, r, c] = sum over o, l, k that meet r of dy[n, l, o] * w[o, k, c]
     dw[o, k, c] = sum over n, l of dy[n, l, o] * x[n, l*stride - lo + k*dilation, c]
 
-The first is a transposed convolution of dy, the second a sum of outer products (kernels/outer.py).
+The first is a transposed convolution of dy, the second a sum of outer products (kernels/outer.py
+and outer_depthwise.py).
 """
 
 import math
@@ -18,7 +19,8 @@ from mlxconv import recycling, threads
 from mlxconv.api import are_exact
 from mlxconv.arrays import as_array, dtype_named, result_dtype
 from mlxconv.dispatch import plan
-from mlxconv.kernels import outer
+from mlxconv.kernels import outer, outer_depthwise
+from mlxconv.kernels.schedule import Schedule
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
@@ -228,7 +230,9 @@ def _summed(
     return dw
 
 
-_schedule = lru_cache(maxsize=1024)(outer.schedule)
+@lru_cache(maxsize=1024)
+def _schedule(p: Problem) -> Schedule:
+    return outer_depthwise.schedule(p) if p.groups == p.C > 1 else outer.schedule(p)
 
 
 def _with_outputs(p: Problem, extents: Ints) -> Problem:

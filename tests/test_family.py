@@ -41,9 +41,10 @@ def spread(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1):
     axes = (per_axis(v, rank) for v in (stride, padding, dilation, output_padding))
     s, p, d, extra = axes
     whole = [(n - 1) * s[i] + d[i] * (K[i] - 1) + 1 + max(extra) for i, n in enumerate(L)]
-    y = np.zeros((N, *whole, groups, O // groups), np.int64)
-    x = x.astype(np.int64).reshape(N, *L, groups, C // groups)
-    w = w.astype(np.int64).reshape(groups, O // groups, *K, c)
+    kind = np.complex128 if x.dtype.kind == "c" else np.int64
+    y = np.zeros((N, *whole, groups, O // groups), kind)
+    x = x.astype(kind).reshape(N, *L, groups, C // groups)
+    w = w.astype(kind).reshape(groups, O // groups, *K, c)
     for tap in np.ndindex(*K):
         rows = [slice(d[i] * k, d[i] * k + s[i] * (L[i] - 1) + 1, s[i]) for i, k in enumerate(tap)]
         taps = w[(slice(None), slice(None), *tap)]
@@ -160,6 +161,42 @@ def test_phases_have_no_zeros_and_all_outputs(case):
     assert sum(phase.problem.flop for phase in phases) == p.flop
     if phases:
         assert plan(p).variant != "reference"
+
+
+UPSAMPLED = [  # input, filters, parameters; most convolutions that the phases are merged into
+    ((2, 40, 6), (20, 16, 6), {"stride": 8, "padding": 4}, 2),
+    ((1, 33, 6), (24, 7, 6), {"stride": 3, "padding": 1}, 3),
+    ((1, 30, 6), (16, 4, 6), {"stride": 4, "output_padding": 2}, 4),
+    ((1, 9, 24, 8), (32, 4, 4, 8), {"stride": 2, "padding": 1}, 4),
+    ((2, 8, 16, 8), (16, 2, 2, 8), {"stride": 2}, 2),
+    ((1, 7, 15, 8), (3, 5, 6, 8), {"stride": (3, 2), "dilation": (2, 1)}, 9),
+    ((1, 3, 4, 13, 4), (16, 3, 2, 4, 4), {"stride": (1, 2, 2), "padding": (1, 0, 1)}, 6),
+    ((1, 5, 30, 16), (16, 3, 3, 1), {"stride": 2, "padding": 1, "groups": 16}, 4),
+]
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float16", "complex64"))
+@pytest.mark.parametrize(("shape", "filters", "parameters", "most"), UPSAMPLED)
+def test_neighbouring_phases_are_one_convolution(
+    shape, filters, parameters, most, dtype, monkeypatch
+):
+    """Exact, written where they belong or copied there, with infinite filters too."""
+    rng, rank = np.random.default_rng(6), len(shape) - 2
+    x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
+    exact = spread(x, w, **parameters)
+    p = mlxconv.explain(x, w, transposed=True, **parameters).problem
+    parts = plan(p).parts
+    assert len(parts) <= most or dtype == "complex64"
+    assert any(schedule for _, _, schedule in parts) or p.O < 8 or dtype == "complex64"
+    assert np.array_equal(TRANSPOSE[rank](x, w, **parameters), exact)
+    assert np.array_equal(PREPARED[rank][1](w, **parameters)(x), exact)
+    monkeypatch.setattr(mlxconv.plan, "FILTERS_BYTES", 0)
+    turned = np.asfortranarray(w[..., ::-1])[..., ::-1]
+    assert np.array_equal(TRANSPOSE[rank](x, turned, **parameters), exact)
+    w[(slice(None), *(0,) * rank)] = np.inf
+    finite = np.isfinite(TRANSPOSE[rank](np.ones_like(x), w, **parameters))
+    met = spread(np.ones_like(x), np.where(np.isfinite(w), 0, 1).astype(w.dtype), **parameters)
+    assert np.array_equal(finite, met == 0)
 
 
 @pytest.mark.parametrize("dtype", ("float16", "float64", "complex64"))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 import mlxconv
 from mlxconv import gradients
-from mlxconv.kernels import outer
+from mlxconv.kernels import outer, outer_depthwise
 from tests.helpers import integer_array, random_array
 from tests.problems import cases
 
@@ -51,6 +51,63 @@ def test_pieces_do_not_change_sums(monkeypatch):
         assert dict(gradients._schedule(p).split)["pieces"] >= min(pieces, 2)
         assert np.array_equal(again, whole)
     gradients._schedule.cache_clear()
+
+
+DEPTHWISE = [  # extents, channels, filters of each, taps, parameters
+    ((9,), 8, 1, (3,), {"padding": 1}),
+    ((40,), 20, 1, (4,), {"padding": 3}),
+    ((700,), 24, 1, (7,), {"padding": 3, "kernel_dilation": 2}),
+    ((14, 14), 96, 1, (3, 3), {"padding": 1}),
+    ((14, 15), 100, 1, (3, 5), {"stride": 2, "padding": (1, 2)}),
+    ((7, 7), 5, 1, (3, 3), {"padding": 1}),
+    ((8, 9), 6, 3, (3, 2), {"padding": (2, 0)}),
+    ((8, 19), 8, 2, (3, 2), {"stride": (1, 2), "kernel_dilation": (2, 1)}),
+    ((5, 5), 128, 1, (7, 7), {"padding": 3}),
+    ((30, 6), 64, 1, (3, 3), {"padding": (9, 1), "kernel_dilation": (9, 1)}),
+    ((4, 6, 9), 16, 1, (3, 3, 3), {"padding": 1}),
+]
+
+
+@pytest.mark.parametrize(("L", "C", "multiplier", "K", "parameters"), DEPTHWISE)
+def test_depthwise_sums(L, C, multiplier, K, parameters, monkeypatch):
+    """Exact, and the same from the kernel of all groups, however the work is shared out."""
+    rng = np.random.default_rng(8)
+    for dtype, N in (("f4", 3), ("f8", 1), ("f2", 2)):
+        x, shape = integer_array(rng, (N, *L, C), dtype, 2), (C * multiplier, *K, 1)
+        y = mlxconv.conv_general(x, np.zeros(shape, dtype), groups=C, **parameters)
+        dy = integer_array(rng, y.shape, dtype, 2)
+
+        def sums(x=x, dy=dy, shape=shape):
+            gradients._schedule.cache_clear()
+            return mlxconv.conv_general_weight_grad(x, dy, shape, groups=C, **parameters)
+
+        results = [sums()]
+        with monkeypatch.context() as m:
+            for jobs, strip, positions, channels in ((1, 1, 5, 8), (9, 1 << 14, 100, 16)):
+                m.setattr(outer_depthwise, "JOBS", jobs)
+                m.setattr(outer_depthwise, "STRIP_BYTES", strip)
+                m.setattr(outer_depthwise, "POSITIONS", positions)
+                m.setattr(outer_depthwise, "CHANNELS", channels)
+                m.setattr(outer_depthwise, "JOB_FLOP", 1)
+                results.append(sums())
+            m.setattr(outer_depthwise, "schedule", outer.schedule)
+            results.append(sums())
+        gradients._schedule.cache_clear()
+        for other in results[1:]:
+            assert np.array_equal(results[0], other)
+
+
+@pytest.mark.parametrize("shape", ((20, 3, 24), (16, 3, 2, 33), (12, 2, 1, 3, 16)))
+@pytest.mark.parametrize("stride", (1, 2))
+def test_filters_are_packed_as_they_lie(shape, stride, monkeypatch):
+    """Filters and channels change places without a copy; exact."""
+    rng, rank = np.random.default_rng(9), len(shape) - 2
+    x, w = integer_array(rng, (2, *(9,) * rank, shape[-1]), "f4"), integer_array(rng, shape, "f4")
+    dy = integer_array(rng, mlxconv.conv_general(x, w, stride, 1).shape, "f4")
+    copied = mlxconv.conv_general_input_grad(dy, w, x.shape, stride, 1)
+    monkeypatch.setattr(mlxconv.plan, "TURNED_BYTES", 0)
+    monkeypatch.setattr(mlxconv.plan, "FILTERS_BYTES", 0)
+    assert np.array_equal(mlxconv.conv_general_input_grad(dy, w, x.shape, stride, 1), copied)
 
 
 @pytest.mark.parametrize("groups", (1, 2, 4))

@@ -9,7 +9,6 @@ Layout      POSITIONS windows and as many rows of dy are copied one below the ot
                      [o o o o o o ...]                [.................................]
                       '---------' MR filters           '------' NV vectors of weights
 
-            depthwise, vectors run over channels, and tap t of a filter meets column t of them.
 Registers   MR*NV sums + NV of a window + 1 broadcast, as in direct.py.
 Order       positions one after the other in a piece of the batch; pieces are added in their order,
             and how many there are depends on the problem alone.
@@ -23,7 +22,7 @@ import numpy as np
 
 from mlxconv import processor
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import SUSPECT, across_groups, geometry_of
+from mlxconv.kernels.geometry import SUSPECT, geometry_of
 from mlxconv.kernels.reference import row_met
 from mlxconv.kernels.schedule import Schedule, Step, meets_padding
 from mlxconv.kernels.window import gathers
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 TILES = {16: (6, 2), 32: (14, 2)}  # registers of the machine -> (MR, NV)
-TAPS = 4  # of a depthwise tile
 POSITIONS = 128  # copied at a time: fewer would add up the sums in memory more often
 FILTERS = 128  # of a job, at the most: a copied window is used for so many
 JOBS = 8  # at the least, if there is work for so many
@@ -71,37 +69,9 @@ def tiles(MR, NV, vec):
 
 
 @lru_cache
-def depthwise_tiles(vec):
-    """The loops around a tile of TAPS x one vector of channels."""
-    LANES, TAPS_ = vec.lanes, TAPS
-
-    @kernel
-    def sum_taps(a, dy, dy_step, x_step, sums, filters, columns, rows):
-        """a[sums + t*filters + o] += sum of a[dy + m*dy_step + o] * a[m*x_step + t*filters + o],
-        m < rows."""
-        one = broadcast(vec, a, sums - 1)
-        for o in range(0, filters, LANES):
-            for t in range(0, columns, TAPS_):
-                acc = registers(TAPS_, fill=zero(vec))
-                for m in range(rows):
-                    d = load(vec, a, dy + m * dy_step + o)
-                    for j in static_range(TAPS_):
-                        x = load(vec, a, m * x_step + (t + j) * filters + o)
-                        acc[j] = fma(d, x, acc[j])
-                for j in static_range(TAPS_):
-                    at = sums + (t + j) * filters + o
-                    store(fma(acc[j], one, load(vec, a, at)), a, at)
-
-    return sum_taps
-
-
-@lru_cache
-def range_kernel(elements, vec, depthwise):
-    """The kernel over blocks of filters, groups and pieces of the positions."""
-    MR, NV = TILES[processor.registers()]
-    LANES, DEPTHWISE = vec.lanes, int(depthwise)
-    gather = gathers(elements, vec)
-    add_products = depthwise_tiles(vec) if depthwise else tiles(MR, NV, vec)
+def gradient_copies(vec):
+    """copy_gradients for cotangents of the type of `vec`."""
+    LANES = vec.lanes
 
     @kernel
     def copy_gradients(data, first, rows, filters, to, step):
@@ -112,18 +82,24 @@ def range_kernel(elements, vec, depthwise):
                 v = load_n(vec, data.w, source + i, filters - i)
                 store(v, data.scratch, to + m * step + i)
 
+    return copy_gradients
+
+
+@lru_cache
+def range_kernel(elements, vec):
+    """The kernel over blocks of filters, groups and pieces of the positions."""
+    MR, NV = TILES[processor.registers()]
+    LANES, gather, copy_gradients = vec.lanes, gathers(elements, vec), gradient_copies(vec)
+    add_products = tiles(MR, NV, vec)
+
     @kernel
     def write_sums(data, sums, step, to, filters, columns):
         """The sums of one job as they lie in the filters; whether there is a NaN among them."""
         y, scratch, suspect = data.y, data.scratch, 0
         for i in range(filters):
-            if DEPTHWISE:
-                for t in range(columns):
-                    y[to + i * columns + t] = scratch[sums + t * step + i]
-            else:
-                for c in range(0, columns, LANES):
-                    v = load(vec, scratch, sums + i * step + c)
-                    store_n(v, y, to + i * columns + c, columns - c)
+            for c in range(0, columns, LANES):
+                v = load(vec, scratch, sums + i * step + c)
+                store_n(v, y, to + i * columns + c, columns - c)
         for i in range(filters * columns):
             suspect += y[to + i] != y[to + i]
         return suspect
@@ -133,15 +109,15 @@ def range_kernel(elements, vec, depthwise):
         """dw of the jobs [lo, hi): pieces x groups x blocks of filters, these vary fastest."""
         g, scratch = data.geometry[0], data.scratch
         positions, taps = g.N * g.out[0] * g.out[1] * g.out[2], g.K[0] * g.K[1] * g.K[2]
-        columns, size = taps if DEPTHWISE else taps * g.C, g.block_at
+        columns, size = taps * g.C, g.block_at
         dy, sums = g.tiles * size, g.tiles * size + g.tiles * g.NR + LANES
         for job in range(lo, hi):
             b, rest = job % g.panel_blocks, job // g.panel_blocks
             group, piece = rest % g.groups, rest // g.groups
             o0, o1 = b * g.O // g.panel_blocks, (b + 1) * g.O // g.panel_blocks
-            width = g.width if DEPTHWISE else -(-(o1 - o0) // MR) * MR
+            width = -(-(o1 - o0) // MR) * MR
             scratch[sums - 1] = 1
-            for i in range(sums, sums + (size if DEPTHWISE else width * size)):
+            for i in range(sums, sums + width * size):
                 scratch[i] = 0
             l1 = (piece + 1) * positions // g.blocks
             for l in range(piece * positions // g.blocks, l1, g.tiles):
@@ -151,8 +127,7 @@ def range_kernel(elements, vec, depthwise):
                 copy_gradients(data, first, rows, o1 - o0, dy, g.NR)
                 add_products(scratch, dy, g.NR, size, sums, width, columns, rows)
             to = (piece * g.groups * g.O + group * g.O + o0) * columns
-            step = g.width if DEPTHWISE else size
-            if write_sums(data, sums, step, to, o1 - o0, columns):
+            if write_sums(data, sums, size, to, o1 - o0, columns):
                 data.counters[SUSPECT] = 1
 
     return outer
@@ -202,31 +177,23 @@ def schedule(p: "Problem") -> Schedule:
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     (MR, NV), lanes = TILES[processor.registers()], vec.lanes
-    depthwise = p.groups == p.C
-    g = across_groups(geometry_of(p), lanes) if depthwise else geometry_of(p)
-    taps, filters = math.prod(p.K), int(g["O"][0])
+    g, taps, filters = geometry_of(p), math.prod(p.K), p.O // p.groups
     positions = p.N * math.prod(p.output_L)
     most = max(1, positions // (WORTH_A_PIECE * POSITIONS))
-    if depthwise:
-        g["width"] = -(-filters // lanes) * lanes
-        size = (taps + TAPS) * int(g["width"][0])
-        blocks, step, sums = 1, int(g["width"][0]), size
-    else:
-        size = _odd_lines(-(-taps * int(g["C"][0]) // (NV * lanes)) * NV * lanes, lanes)
-        blocks = -(-filters // FILTERS)
-        if most * blocks * p.groups < JOBS:
-            blocks = max(blocks, min(-(-JOBS // (most * p.groups)), filters // (4 * MR)))
-        rows = -(-filters // blocks)
-        rows += -rows % MR
-        step, sums = _odd_lines(rows + -rows % lanes, lanes), rows * size
-    pieces = min(most, -(-JOBS // (blocks * int(g["groups"][0]))))
+    size = _odd_lines(-(-taps * int(g["C"][0]) // (NV * lanes)) * NV * lanes, lanes)
+    blocks = -(-filters // FILTERS)
+    if most * blocks * p.groups < JOBS:
+        blocks = max(blocks, min(-(-JOBS // (most * p.groups)), filters // (4 * MR)))
+    rows = -(-filters // blocks)
+    rows += -rows % MR
+    step, sums = _odd_lines(rows + -rows % lanes, lanes), rows * size
+    pieces = min(most, -(-JOBS // (blocks * p.groups)))
     g["MR"], g["NR"], g["block_at"], g["tiles"] = 0, step, size, min(POSITIONS, positions)
     g["panel_blocks"], g["blocks"] = blocks, pieces
-    jobs = pieces * blocks * int(g["groups"][0])
+    jobs = pieces * blocks * p.groups
     scratch = int(g["tiles"][0]) * (size + step) + lanes + sums
-    kernel_ = range_kernel(elements, vec, depthwise)
     split = (("pieces", pieces), ("blocks of filters", blocks))
-    steps, suspects = (Step(kernel_, jobs, p.flop),), meets_padding(p)
+    steps, suspects = (Step(range_kernel(elements, vec), jobs, p.flop),), meets_padding(p)
     return Schedule(elements, g, steps, scratch=scratch, split=split, suspects=suspects)
 
 
