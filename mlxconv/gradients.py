@@ -17,11 +17,12 @@ import numpy as np
 
 from mlxconv import recycling, threads
 from mlxconv.api import are_exact
-from mlxconv.arrays import as_array, dtype_named, result_dtype
+from mlxconv.arrays import as_array, dtype_named, memory_of, result_dtype
 from mlxconv.dispatch import plan
 from mlxconv.kernels import outer, outer_depthwise
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.parameters import Ints, Parameters
+from mlxconv.plan import laid_out
 from mlxconv.problem import Problem, problem_of
 from mlxconv.stream import resolve
 
@@ -192,6 +193,9 @@ def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -
     convolution, in which input and result change places, or else with zeros between the input's
     elements, where outputs are a step apart as well."""
     if max(p.input_dilation) == 1:
+        channels = p.C // p.groups
+        if 1 < channels <= NARROW and p.groups > 1:
+            return _by_channel(p, channels, x, dy, workers)
         return _summed(p, p, x, x, dy, workers)
     rank = len(p.L)
     if max(p.stride) == 1:
@@ -213,16 +217,29 @@ def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -
     return _summed(whole, p, spread, x, dy, workers)
 
 
+NARROW = 8  # channels of a group, at the most, that are taken one by one
+
+
+def _by_channel(
+    p: Problem, channels: int, x: np.ndarray, dy: np.ndarray, workers: int | None
+) -> np.ndarray:
+    """The gradient by the filters of narrow groups: the first channels of all groups are a
+    depthwise problem, and so are the second ones, ..."""
+    q = p._replace(C=p.groups)
+    parts = (x[..., c::channels] for c in range(channels))
+    return np.concatenate([_summed(q, q, part, part, dy, workers) for part in parts], axis=-1)
+
+
 def _summed(
     p: Problem, q: Problem, x: np.ndarray, given: np.ndarray, dy: np.ndarray, workers: int | None
 ) -> np.ndarray:
     """The gradient of `p`.  NaN that a zero may have made are computed anew, from the problem `q`
     as it was asked and the input as it was `given`."""
-    sums = _schedule(p)
+    sums, memory = _schedule(p), memory_of(x)
     pieces = dict(sums.split)["pieces"]
     parts = recycling.array((pieces, *p.weight_shape), dy.dtype)
-    arrays = (x.ravel(), dy.ravel(), parts.reshape(-1))
-    suspect = threads.run(sums, sums.compile(), arrays, workers)
+    arrays = (memory.flat, dy.ravel(), parts.reshape(-1))
+    suspect = threads.run(sums, laid_out(sums, memory), arrays, workers)
     dw: np.ndarray = parts[0] if pieces == 1 else parts.sum(axis=0)
     if (suspect and sums.suspects) or (p is not q and np.isnan(dw).any()):
         mending = outer.mending(q)

@@ -142,7 +142,7 @@ class Plan:
         filters = None if w.ndim == 1 else memory_of(w)
         banks = w.shape[0] if w.ndim == len(self.output_shape) + 1 else 0
         flat = w if filters is None else filters.flat
-        geometry = _laid_out(schedule, layout, filters, banks)
+        geometry = laid_out(schedule, layout, filters, banks)
         if packed is not None and schedule.panels:
             found = packed.panels.get(schedule.layout)
             if found is None:
@@ -155,7 +155,7 @@ class Plan:
         """Compute anew what is NaN for such a reason."""
         x, layout, w = operands
         flat = w if w.ndim == 1 else real_filters(w, self.problem, self.schedule.elements.dtype)
-        threads.run(self.mending, _laid_out(self.mending, layout), (x, flat, y), workers)
+        threads.run(self.mending, laid_out(self.mending, layout), (x, flat, y), workers)
 
 
 _Operands = tuple[np.ndarray, Memory | None, np.ndarray]  # input, how it lies, filters
@@ -254,7 +254,7 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
     return memory_of(np.ascontiguousarray(w, dtype)).flat
 
 
-def _laid_out(
+def laid_out(
     schedule: Schedule, layout: Memory | None, filters: Memory | None = None, banks: int = 0
 ) -> np.ndarray:
     """The geometry of the schedule for an input and filters that lie as these say, those perhaps in

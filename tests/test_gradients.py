@@ -97,6 +97,26 @@ def test_depthwise_sums(L, C, multiplier, K, parameters, monkeypatch):
             assert np.array_equal(results[0], other)
 
 
+@pytest.mark.parametrize(("C", "O", "groups"), ((16, 16, 4), (12, 24, 4), (24, 8, 8), (40, 5, 5)))
+@pytest.mark.parametrize("bad", (0, np.inf))
+def test_narrow_groups(C, O, groups, bad, monkeypatch):
+    """Channel by channel as by groups: exact, and infinities go where they went."""
+    rng = np.random.default_rng(10)
+    for L, K, parameters in (((50,), (3,), {}), ((9, 14), (3, 2), {"stride": 2, "padding": 1})):
+        x, shape = integer_array(rng, (2, *L, C), "f4"), (O, *K, C // groups)
+        y = mlxconv.conv_general(x, np.zeros(shape, "f4"), groups=groups, **parameters)
+        dy = integer_array(rng, y.shape, "f4")
+        dy.flat[0] += bad
+        results = []
+        for narrow in (8, 0):
+            monkeypatch.setattr(gradients, "NARROW", narrow)
+            results.append(
+                mlxconv.conv_general_weight_grad(x, dy, shape, groups=groups, **parameters)
+            )
+        assert np.array_equal(*results, equal_nan=True)
+        assert np.isfinite(results[0]).all() == (bad == 0)
+
+
 @pytest.mark.parametrize("shape", ((20, 3, 24), (16, 3, 2, 33), (12, 2, 1, 3, 16)))
 @pytest.mark.parametrize("stride", (1, 2))
 def test_filters_are_packed_as_they_lie(shape, stride, monkeypatch):
