@@ -1,17 +1,20 @@
 """benchmarks/: random problems, regret, cliffs, and what asv follows.  Nothing judges speed."""
 
+import functools
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mlxconv
-from benchmarks import cliffs, families, frozen, regret, tracked, unseen
+from benchmarks import cliffs, families, frozen, pages, regret, tracked, unseen
 from benchmarks.families import FAMILIES, problems
 from benchmarks.shapes import CONV1D
 from mlxconv import roofline
@@ -216,3 +219,52 @@ def test_asv_finds_and_runs_the_benchmarks(asv):
     assert "No problems found" in asv("check", "-E", here)
     shown = asv("run", "-E", here, "--quick", "--dry-run", "--bench", "track_import_ms")
     assert "track_import_ms" in shown and "failed" not in shown
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def shown(html, page, profile):
+    """The document a browser without a network makes of a page, its scripts run."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None or shutil.which("npm") is None:
+        pytest.skip("no Chromium, or no npm")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+            *(f"--user-data-dir={profile}", "--virtual-time-budget=30000"),
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        )
+        url = f"http://127.0.0.1:{server.server_port}/index.html#{page}"
+        program = [browser, *options, "--dump-dom", url]
+        try:
+            done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=True)
+        finally:
+            server.shutdown()
+    return done.stdout
+
+
+def test_the_history_is_drawn_in_a_browser_without_a_network(asv, tmp_path):
+    shutil.copytree(ROOT / "benchmarks" / "history", tmp_path / "results", dirs_exist_ok=True)
+    asv("publish")
+    assert "error" in shown(tmp_path / "html", "tracked.Conv1d.time_conv1d", tmp_path / "before")
+    try:
+        pages.main([str(tmp_path / "html")])
+    except subprocess.CalledProcessError:
+        pytest.skip("npm finds no packages")
+    document = shown(tmp_path / "html", "tracked.Conv1d.time_conv1d", tmp_path / "after")
+    assert '<canvas class="flot-base"' in document
+    assert "shape-whisper_conv1" in document
+    graphs = list((tmp_path / "html" / "graphs").rglob("tracked.Conv1d.time_conv1d.json"))
+    points = [point for graph in graphs for point in json.loads(graph.read_text())]
+    assert len({commit for commit, _ in points}) >= 5  # commits of the project itself
+
+
+def test_a_page_that_asks_for_something_else():
+    page = '<script src="https://a.b/md5.min.js" integrity="x" crossorigin="anonymous"></script>'
+    assert pages.point_at_them(page) == '<script src="vendor/md5.min.js"></script>'
+    with pytest.raises(SystemExit, match=r"loads new\.js"):
+        pages.point_at_them('<script src="https://a.b/new.js"></script>')
