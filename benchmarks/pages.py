@@ -1,4 +1,4 @@
-"""The history as pages that open without a network: what they load from elsewhere is put beside them.
+"""The history as pages that open without a network: what they load is put beside them.
 
 asv publish
 python -m benchmarks.pages          needs npm, once
