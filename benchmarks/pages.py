@@ -26,6 +26,7 @@ FILES = {
     "bootstrap.min.js": ("bootstrap@3.1.1", "dist/js/bootstrap.min.js"),
     "bootstrap.min.css": ("bootstrap@3.1.1", "dist/css/bootstrap.min.css"),
 }
+SECONDS = 60  # that npm may take; without a network it would try for many minutes
 ELSEWHERE = re.compile(r'(src|href)="https://[^"]*/([^"/]+)"(?: integrity="[^"]*")?[^>]*?(/?)>')
 
 
@@ -37,7 +38,10 @@ def copy_files(html: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         packages = sorted({package for package, _ in FILES.values()})
         options = ("--prefix", folder, "--no-save", "--ignore-scripts", "--no-audit", "--silent")
-        subprocess.run([npm, "install", *options, *packages], check=True)
+        try:
+            subprocess.run([npm, "install", *options, *packages], check=True, timeout=SECONDS)
+        except subprocess.SubprocessError as error:
+            raise SystemExit(f"npm did not get {', '.join(packages)}: {error}") from error
         (html / "vendor").mkdir(exist_ok=True)
         for name, (package, path) in FILES.items():
             source = Path(folder, "node_modules", package.rpartition("@")[0], path)
