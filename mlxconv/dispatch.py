@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from mlxconv.kernels import depthwise, direct, dot, reference
-from mlxconv.kernels.schedule import Schedule
 from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
 from mlxconv.plan import Plan, as_lines, as_real
 from mlxconv.problem import Problem
@@ -78,7 +77,9 @@ def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
     plan = _plan(weave.problem, variant)
     if plan.is_empty or as_real(weave.problem) != weave.problem:
         return Part(weave, plan, None)
-    schedule: Schedule = _named(plan.variant).kernel.schedule(weave.problem)
+    schedule = plan.schedule
+    if as_lines(weave.problem) != weave.problem:  # there lines are others than those of the output
+        schedule = _named(plan.variant).kernel.schedule(weave.problem)
     return Part(weave, plan, woven(schedule, problem, weave))
 
 

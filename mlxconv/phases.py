@@ -205,9 +205,10 @@ class PhasedPlan:
             y[...] = 0  # outputs that meet nothing but zeros
         if self.problem.flip:
             w = np.flip(w, tuple(range(1, w.ndim - 1)))
+        flat = elements_of(y)
         for i, (weave, plan, schedule) in enumerate(self.parts):
             taps, own = weave.filters(w), None if packed is None else packed.part(i)
-            if schedule is None or plan.weave(schedule, x, taps, elements_of(y), workers, own):
+            if schedule is None or plan.weave(schedule, x, taps, flat, workers, own):
                 rows = weave.rows(self.problem, y)
                 part = plan.run(x, taps, workers, None, own)
                 rows[...] = part.view(rows.dtype)[..., 0]
