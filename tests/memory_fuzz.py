@@ -91,7 +91,7 @@ def main(arguments=None):
             dtype = DTYPES[i % len(DTYPES)]
             side = ("end", "start")[i // len(DTYPES) % 2]
             layout = list(LAYOUTS)[i % len(LAYOUTS)]
-            for variant in able(case, dtype if "complex" in dtype else "float32"):
+            for variant in able(case, dtype):
                 what = (width, dtype, variant, side, layout, i, case)
                 if options.verbose:
                     print(*what, flush=True)

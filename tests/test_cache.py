@@ -92,7 +92,8 @@ if workers == "2":
     threads.WORTH_SHARING = dict.fromkeys(threads.WORTH_SHARING, 0)
 
 def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, **named):
-    groups = C if variant == "depthwise" else groups or 1
+    groups = {"depthwise": C, "grouped": C // 2}.get(variant, groups or 1)
+    filters = 2 if variant == "grouped" else filters  # another number is another kernel
     if variant == "dot":  # one output, many filters
         L = [1 + named.get("kernel_dilation", 1) * (tap - 1) for tap in taps]
         named, filters = {k: v for k, v in named.items() if k != "padding"}, 900
@@ -110,7 +111,7 @@ print(compiled(1, (40000,), 16, (3,), 1 if few else 32), sum([
     compiled(1, (9000,), 24, (13,) if few else (40,), 1 if few else 48, padding=([3], [0])),
     compiled(2, (900,), 64, (2,), 2 if few else 64, kernel_dilation=9, flip=True),
     compiled(2, (50,), 24, (3,), 12 if few else 16, groups=3),
-    compiled(1, (7700,), 9, (4,), 4 if few else 96, layout=np.asfortranarray),
+    compiled(1, (7700,), 10, (4,), 4 if few else 96, layout=np.asfortranarray),
     compiled(1, (20, 30), 8, (3, 5), 2 if few else 32, stride=(2, 1), padding=1),
 ]))
 """

@@ -19,7 +19,7 @@ W = helpers.random_array(RNG, (21, 4, 12), np.float32)
 @pytest.mark.parametrize("dtype", ("float32", "float64", "float16", "complex64"))
 def test_prepared_gives_the_bits_of_conv1d(variant, dtype):
     """The first call packs, the second does not; lengths change the blocks, not the filters."""
-    groups = 12 if variant == "depthwise" else 1
+    groups = {"depthwise": 12, "grouped": 6}.get(variant, 1)
     w = helpers.random_array(RNG, (24, 4, 12 // groups), dtype)
     lengths = (7, 4) if variant == "dot" else (90, 50, 400, 9)
     try:

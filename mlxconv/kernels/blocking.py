@@ -133,10 +133,11 @@ def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int) -> float:
 
 
 def in_parts(g: np.ndarray, parts: int) -> None:
-    """Split the channels of a depthwise geometry: every part is a group of its own."""
+    """Split the channels of a geometry over groups: every part is a group of its own."""
     filters = int(g["O"][0]) // parts
     g["groups"] = g["group_blocks"] = parts
-    g["O"] = g["channels"] = g["width"] = g["group_channels"] = filters
+    g["O"] = filters
+    g["channels"] = g["width"] = g["group_channels"] = int(g["channels"][0]) // parts
     g["panels"] = filters // int(g["NR"][0])
 
 

@@ -72,12 +72,13 @@ GEOMETRY = np.dtype(
         ("pack", "i8"),  # of what packs a panel
         ("run", "i8"),  # of what computes a block
         ("overlaps", "i8"),  # whether the last panel starts earlier, so that all are whole
+        ("tap_block", "i8"),  # taps of a line that are summed channel by channel, see grouped.py
         ("panels", "i8"),  # panels of NR filters in a group
-        ("panel_channels", "i8"),  # input channels from one panel to the next: 0, depthwise NR
+        ("panel_channels", "i8"),  # ... from one panel to the next: 0, over groups those it meets
         ("panel_blocks", "i8"),  # parts the panels are split into, when the lines are few
         ("group_blocks", "i8"),  # parts the groups are split into
         ("group_channels", "i8"),  # input channels from one group to the next
-        ("mode", "i8"),  # of the micro-kernel: direct: rows first; depthwise: the last one overlaps
+        ("mode", "i8"),  # of the micro-kernel: direct: rows first; over groups: bits of schedule.py
         ("block_at", "i8"),  # where in scratch outputs are kept until they are rounded
         ("panels_at", "i8"),  # where in scratch filters are packed that workers do not share
         ("steps", "i8"),  # range kernels to run, one after the other
@@ -218,7 +219,7 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)
     g["out"] = three(p.output_L, 1)
-    g["line_blocks"] = g["out"][:, 1]
+    g["line_blocks"], g["tap_block"] = g["out"][:, 1], 1
     g["phases"], g["weights"] = 1, p.K[-1] * int(g["C"][0])
     set_input_layout(g, 0, strides_of(p.input_shape))
     set_output_layout(g, 0, strides_of(p.output_shape))
@@ -232,19 +233,21 @@ def strides_of(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
-def across_groups(g: np.ndarray, NR: int) -> np.ndarray:
-    """The depthwise geometry `g` with its groups as the vector axis: one group of all filters,
-    filter o reading channel o // multiplier, NR filters and their channels to a panel.
+def across_groups(g: np.ndarray, NR: int, repeats: int = 1) -> np.ndarray:
+    """The geometry `g` with its groups as the vector axis: one group of all filters, NR of them
+    and the channels that they meet, each repeated so often, to a panel.
 
-    Blocks read the input in place where every channel is read once and fills a vector with its
-    neighbours; where channels are left over, the last vector overlaps the one before.
+    Blocks read the input in place where none is repeated and there are enough filters for a vector;
+    where filters are left over, the last vector overlaps the one before.
     """
-    filters, multiplier = int((g["O"] * g["groups"])[0]), int(g["O"][0])
+    groups = int(g["groups"][0])
+    filters, channels = int(g["O"][0]) * groups, int(g["C"][0]) * groups * repeats
     panels = -(-filters // NR)
-    g["groups"], g["O"], g["channels"], g["multiplier"] = 1, filters, filters, multiplier
-    g["stays"] = multiplier == 1 and filters >= NR
+    g["groups"], g["O"], g["channels"], g["multiplier"] = 1, filters, channels, repeats
+    g["stays"] = repeats == 1 and filters >= NR
     g["overlaps"] = g["stays"][0] and filters % NR > 0
-    g["width"], g["panel_channels"] = filters if g["stays"] else panels * NR, NR
+    g["panel_channels"] = NR * channels // filters
+    g["width"] = channels if g["stays"] else panels * g["panel_channels"]
     return g
 
 

@@ -34,7 +34,7 @@ def tile_call(dtype):
     read_only = np.empty(1, dtype)
     read_only.flags.writeable = False
     x, y = numba.typeof(Rows(read_only, 0, 0)), numba.typeof(writable)
-    runs = numba.typeof(Runs(np.empty(1, np.int64), 0, 0, 0))
+    runs = numba.typeof(Runs(np.empty(1, np.int64), 0, 0, 0, 0))
     return caller(f"tile_{dtype}", x, runs, y, y, *(types.intp,) * 3)
 
 
@@ -171,7 +171,8 @@ def gathered(elements, vec):
             l0, l1 = b * positions // g.blocks, (b + 1) * positions // g.blocks
             gather(data, group, l0, l1, size)
             data.runs[0] = data.runs[1] = 0
-            runs = Runs(data.runs, 1, taps * g.C, g.width if g.width != g.C else 1)
+            length, step = (taps, g.width) if g.panel_channels > 0 else (taps * g.C, 1)
+            runs = Runs(data.runs, 1, length, step, g.C)
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
             x = Rows(data.scratch, p0 * g.panel_channels, size)
             y = Rows(data.y, l0 * g.y_step[2] + group * g.O + p0 * g.NR, g.y_step[2])
@@ -195,7 +196,7 @@ def panelwise(elements, vec):
         size = g.K[0] * g.K[1] * g.K[2] * g.C
         positions = g.N * g.out[0] * g.out[1] * g.out[2]
         data.runs[0] = data.runs[1] = 0
-        runs, x = Runs(data.runs, 1, size, 1), Rows(data.scratch, 0, size)
+        runs, x = Runs(data.runs, 1, size, 1, g.C), Rows(data.scratch, 0, size)
         for unit in range(lo, hi):
             group, first = unit // g.panels, unit % g.panels * g.NR
             if data.runs[ready] != group + 1:

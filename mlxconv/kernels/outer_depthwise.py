@@ -171,7 +171,8 @@ def schedule(p: "Problem") -> Schedule:
     """Sums over pieces of the positions, as those of `outer`."""
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    g, itemsize = across_groups(geometry_of(p), vec.lanes), np.dtype(elements.dtype).itemsize
+    g = across_groups(geometry_of(p), vec.lanes, p.O // p.groups)
+    itemsize = np.dtype(elements.dtype).itemsize
     filters, (_, H, W) = int(g["O"][0]), g["out"][0].tolist()
     g["MR"], g["NR"], g["panels"] = 1, vec.lanes, -(-filters // vec.lanes)
     g["tiles"], g["blocks"], g["panel_blocks"] = W, -(-W // POSITIONS), 1

@@ -106,38 +106,44 @@ class Schedule:
         return serial(self.elements)
 
 
+OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
+
+
 def schedule_of(
     p: "Problem",
     micro_kernel: Callable[..., Callable[..., None]],
     tile: tuple[int, int],
-    depthwise: bool = False,
+    over_groups: bool = False,
+    repeats: int = 1,
     phases: int = 1,
     narrow: tuple[int, int] | None = None,
+    tap_block: int = 1,
 ) -> Schedule:
     """The schedule of a register tile (MR, NV): panels of NR filters, blocks of positions.
 
-    With `depthwise` the vectors of the tile run over groups; with `phases` each row of a tile
-    computes that many neighbouring positions; `narrow` is a tile of one vector, for filters that
-    do not fill one of the other."""
+    With `over_groups` the vectors of the tile run over the filters of all groups, for which strips
+    of input repeat each channel so often; with `phases` each row of a tile computes that many
+    neighbouring positions; `narrow` is a tile of one vector, for filters that do not fill one of
+    the other; `tap_block` taps are summed together."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     (MR, NV), NR = tile, tile[1] * vec.lanes
     g = in_phases(p, phases)
-    g = across_groups(g, NR) if depthwise else g
+    g = across_groups(g, NR, repeats) if over_groups else g
     left = int(g["O"][0]) % NR if narrow and g["O"][0] > NR else 0
     narrow = narrow if narrow and 0 < left <= vec.lanes else None
     g["MR"] = max(MR, narrow[0]) if narrow else MR  # each block is enough for both
-    g["NR"], g["panels"] = NR, -(-int(g["O"][0]) // NR)
+    g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), tap_block
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
-    work = _work(g, window, depthwise)
-    if not depthwise and blocking.meets_few(g, window, elements):
+    work = _work(g, window, over_groups)
+    if not over_groups and blocking.meets_few(g, window, elements):
         range_kernel, strip = panelwise, blocking.panel_blocks(g, window)
     elif blocking.gathers(g):
         range_kernel, strip = gathered, blocking.gathered_blocks(g)
     else:
         range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work)
-    if depthwise:
-        g["mode"] = g["overlaps"]
+    if over_groups:
+        g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
         g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
     by_line, whole = range_kernel is blocks, int(g["groups"][0] * g["panels"][0])
     lines = p.N * int(g["out"][0, 0] * g["line_blocks"][0]) if by_line else 1
@@ -192,14 +198,14 @@ def _packs_alone(panels: int, packing: float, work: float) -> bool:
 
 
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
-DEPTHWISE = 3  # a multiply-add that loads its operand waits for it
+OVER_GROUPS = 3  # a multiply-add that loads its operand waits for it
 
 
-def _work(g: np.ndarray, window: int, depthwise: bool) -> float:
+def _work(g: np.ndarray, window: int, over_groups: bool) -> float:
     """What the tiles compute, zeros and lanes that nobody needs as well, in FLOP at full speed."""
     lines = int((g["N"] * g["out"][0, 0] * g["out"][0, 1])[0])
     tiles = lines * -(-int(g["out"][0, 2]) // int(g["MR"][0])) * int((g["groups"] * g["panels"])[0])
-    per_tile = 2 * int((g["MR"] * g["NR"])[0]) * window * (DEPTHWISE if depthwise else 1)
+    per_tile = 2 * int((g["MR"] * g["NR"])[0]) * window * (OVER_GROUPS if over_groups else 1)
     return float(tiles * (per_tile + TILE_FLOP))
 
 

@@ -42,7 +42,8 @@ class Runs(NamedTuple):
     table: Any
     count: int
     length: int
-    step: int  # 1, depthwise what is between taps
+    step: int  # 1, over groups what is between taps
+    channels: int  # of a group
 
 
 class Reach(NamedTuple):
@@ -82,6 +83,8 @@ def reach_of(g, axis, first, positions):
     last = first + span - 1
     k0 = min(K, max(0, (-last + dilation - 1) // dilation))
     k1 = max(k0, min(K, (L - first + dilation - 1) // dilation))
+    if axis == 2:
+        k0, k1 = k0 - k0 % g.tap_block, min(K, k1 + -k1 % g.tap_block)
     step = min(dilation, span)
     return Reach(first, span, k0, k1, step, span + (k1 - k0 - 1) * step)
 
@@ -267,7 +270,7 @@ def inputs(elements):
 def list_runs(table, g, w):
     """The Runs of all taps that meet the input, relative to `first` of the window."""
     k0, k1 = w.w.k0, w.w.k1
-    stepped = g.width != g.C  # depthwise, where a run may have one element of each tap
+    stepped = g.panel_channels > 0  # over groups, where a run has one row of each tap
     merged = stepped or w.step_w == g.C
     last = min(k1, k0 + 1) if merged else k1
     r = 0
@@ -279,7 +282,9 @@ def list_runs(table, g, w):
                 table[2 * r] = start + k * w.step_w
                 table[2 * r + 1] = (tap + k) * g.C
                 r += 1
-    return Runs(table, r, (k1 - k0) * g.C if merged else g.C, w.step_w if stepped else 1)
+    if stepped:
+        return Runs(table, r, k1 - k0, w.step_w, g.C)
+    return Runs(table, r, (k1 - k0) * g.C if merged else g.C, 1, g.C)
 
 
 def strip_elements(g, lines, positions):
@@ -288,6 +293,7 @@ def strip_elements(g, lines, positions):
     for axis, extent in enumerate((1, lines, positions)):
         K, L = int(g["K"][0, axis]), int(g["L"][0, axis])
         span = (extent - 1) * int(g["stride"][0, axis]) + 1
-        rows = span + (K - 1) * min(int(g["dilation"][0, axis]), span)
-        elements *= min(rows, L + 2 * span)  # taps that only meet padding are left out
+        step = min(int(g["dilation"][0, axis]), span)
+        more = 2 * step * (int(g["tap_block"][0]) - 1)
+        elements *= min(span + (K - 1) * step, L + 2 * span + more)  # taps that meet none are left
     return elements

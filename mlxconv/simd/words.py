@@ -131,6 +131,59 @@ def _broadcast(context, builder, sig, args):
     return _splat(builder, x, vec.llvm)
 
 
+def broadcast_each(vec, a, i, step, size):
+    """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes; size is a constant."""
+    return a[i + np.arange(vec.lanes // size) * step].repeat(size)
+
+
+@lowers(
+    broadcast_each,
+    lambda vec, a, i, step, size: _divides(size, _check(vec, a, i, step)),
+)
+def _broadcast_each(context, builder, sig, args):
+    vec, size = sig.return_type, sig.args[4].literal_value
+    p = _pointer(context, builder, sig, args, 1, vec.element)
+    parts = ir.VectorType(vec.element, vec.lanes // size)
+    if getattr(sig.args[3], "literal_value", None) == 1:
+        values = builder.load(builder.bitcast(p, parts.as_pointer()))
+        values.align = vec.dtype.itemsize
+    else:
+        step = context.cast(builder, args[3], sig.args[3], types.intp)
+        values = ir.Constant(parts, ir.Undefined)
+        for g in range(parts.count):
+            x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
+            values = builder.insert_element(values, x, _i32(g))
+    return _chosen(builder, values, [lane // size for lane in range(vec.lanes)])
+
+
+def repeat(v, j, size):
+    """v[j], v[size + j], v[2*size + j], ..., each in `size` lanes; j and size are constants."""
+    return v[j::size].repeat(size)
+
+
+@lowers(repeat, lambda v, j, size: _divides(size, v, j))
+def _repeat(context, builder, sig, args):
+    j, size = (sig.args[i].literal_value for i in (1, 2))
+    return _chosen(builder, args[0], [lane // size * size + j for lane in range(sig.args[0].lanes)])
+
+
+def _divides(size, vec, *constants):
+    """The typing rule of words for parts of a vector; returns `vec`, or None while the constants
+    are seen as mere integers."""
+    if not isinstance(vec, Vec):
+        raise TypingError(f"expected a vector type, got {vec}")
+    if not all(isinstance(value, types.IntegerLiteral) for value in (size, *constants)):
+        return None
+    if size.literal_value < 1 or vec.lanes % size.literal_value:
+        raise TypingError(f"{vec} has no parts of {size.literal_value} lanes")
+    return vec
+
+
+def _chosen(builder, v, lanes):
+    """The vector of these lanes of `v`."""
+    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(_i32, len(lanes)), lanes))
+
+
 def fma(a, b, c):
     """a * b + c lane by lane; rounded once where the processor has such an instruction."""
     return a * b + c

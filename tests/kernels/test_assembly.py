@@ -34,7 +34,8 @@ MACHINES = {
     "skylake-avx512": ({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
     "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[processor.vector_bytes()]),
 }
-# Prints {"variant dtype MRxNV": assembly} for the tiles of all variants that have any.
+# Prints {"variant dtype kind MRxNV": assembly} for the tiles of all variants that have any, those
+# over groups of every kind: (filters, channels) of a group.
 COMPILE = """
 import json
 from mlxconv import processor
@@ -46,12 +47,17 @@ found = {}
 for row in VARIANTS:
     if not hasattr(row.kernel, "TILES"):
         continue
-    for MR, NV in (tile.shape for tile in row.kernel.TILES[processor.registers()]):
-        for dtype in ("float32", "float64"):
-            tile = row.kernel.micro_kernel(MR, NV, vec_of(dtype, processor.vector_bytes()))
-            tile.compile(tile_call(dtype).argument_types)
-            (assembly,) = tile.inspect_asm().values()
-            found[f"{row.name} {dtype} {MR}x{NV}"] = assembly
+    for dtype in ("float32", "float64"):
+        vec = vec_of(dtype, processor.vector_bytes())
+        half = vec.lanes // 2
+        groups = ((1, 1), (2, 2), (half, 1), (half, 0))[: 4 if dtype == "float32" else 1]
+        shapes = [tile.shape for tile in row.kernel.TILES[processor.registers()]]
+        for kind in groups if row.name == "grouped" else [()]:
+            for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
+                tile = row.kernel.micro_kernel(*kind, MR, NV, vec)
+                tile.compile(tile_call(dtype).argument_types)
+                (assembly,) = tile.inspect_asm().values()
+                found[f"{row.name} {dtype} {kind} {MR}x{NV}"] = assembly
 print(json.dumps(found))
 """
 
@@ -118,7 +124,8 @@ WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "TILES")]
 @pytest.mark.parametrize("variant", WITH_TILES)
 @pytest.mark.parametrize("name", MACHINES)
 def test_the_hot_loop_of_every_tile(name, variant, dtype):
-    """MR*NV multiply-adds, or a multiple where LLVM unrolls, on whole registers and on no stack."""
+    """MR*NV multiply-adds, or a multiple where LLVM unrolls, on whole registers and on no stack,
+    but for rows of x that several channels are taken from: to load them again takes as long."""
     tiles = {k: a for k, a in assemblies(name).items() if k.startswith(f"{variant} {dtype} ")}
     assert tiles
     for tile, assembly in tiles.items():
@@ -127,7 +134,8 @@ def test_the_hot_loop_of_every_tile(name, variant, dtype):
         count = len(loop.multiply_adds)
         assert count >= MR * NV and count % (MR * NV) == 0, f"{tile}: {count} multiply-adds"
         assert set(loop.multiply_adds) == {MACHINES[name][1]}, tile
-        assert not loop.spills, f"{tile} spills:\n" + "\n".join(loop.spills)
+        allowed = 0 if variant != "grouped" or ", 1)" in tile else count // 3
+        assert len(loop.spills) <= allowed, f"{tile} spills:\n" + "\n".join(loop.spills)
 
 
 SPILLING = """

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numba
 import numpy as np
 import pytest
-from numba import prange
+from numba import prange, types
 from numba.core.errors import TypingError
 
 from mlxconv import processor
@@ -16,10 +16,12 @@ from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import VECTORS
 from mlxconv.simd.words import (
     broadcast,
+    broadcast_each,
     fetch_add,
     fma,
     load,
     load_n,
+    repeat,
     store,
     store_n,
     sum_lanes,
@@ -72,6 +74,22 @@ def _broadcast(vec):
         store(broadcast(vec, a, i), y, j)
 
     return broadcast_probe
+
+
+def _broadcast_each(vec):
+    HALF = vec.lanes // 2
+
+    def broadcast_each_probe(a, i, n, y, j):
+        store(broadcast_each(vec, a, i, n, HALF), y, j)
+
+    return broadcast_each_probe
+
+
+def _repeat(vec):
+    def repeat_probe(a, i, n, y, j):
+        store(repeat(load(vec, a, i), 1, 2), y, j)
+
+    return repeat_probe
 
 
 def _fma(vec):
@@ -131,6 +149,8 @@ PROBES = {
     "load": _load,
     "load_n": _load_n,
     "broadcast": _broadcast,
+    "broadcast_each": _broadcast_each,
+    "repeat": _repeat,
     "fma": _fma,
     "store": _store,
     "store_n": _store_n,
@@ -310,7 +330,8 @@ def test_guard_pages_notice():
 def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
     """Reads flush against a page without access, then writes."""
     probe = compiled(word, vec)
-    elements = {"broadcast": 1, "store": 1, "fma": 3 * vec.lanes}.get(word, vec.lanes)
+    several = {"broadcast": 1, "store": 1, "broadcast_each": vec.lanes + 1, "fma": 3 * vec.lanes}
+    elements = several.get(word, vec.lanes)
     elements *= 2 if word.startswith("zip") else 1
     reads = [n if word == "load_n" else elements for n in range(vec.lanes + 1)]
     written = 1 if word == "sum_lanes" else vec.lanes
@@ -329,7 +350,7 @@ def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
 
 # ---------------------------------------------------------------- typing
 
-READING, WRITING = ("load", "load_n", "broadcast"), ("store", "store_n")
+READING, WRITING = ("load", "load_n", "broadcast", "broadcast_each"), ("store", "store_n")
 READ_ONLY = np.zeros(64)
 READ_ONLY.flags.writeable = False
 
@@ -343,8 +364,8 @@ UNFIT = {
 }
 PLACES = [(word, name) for word in READING for name in "ai"]
 PLACES += [(word, name) for word in WRITING for name in "yj"]
-PLACES += [(word, "n") for word in COUNTED]
-OF_REGISTERS = {"zero", "fma", "zip_low", "zip_high", "sum_lanes"}
+PLACES += [(word, "n") for word in (*COUNTED, "broadcast_each")]
+OF_REGISTERS = {"zero", "fma", "repeat", "zip_low", "zip_high", "sum_lanes"}
 
 
 def refusal(word, vec, **arguments):
@@ -467,3 +488,42 @@ def test_fetch_add_means_what_it_says():
 def test_fetch_add_counts_in_int64(bad):
     with pytest.raises(TypingError, match="a counter is an element of a flat int64 array"):
         taken(1, 1, kernel(no_cpython_wrapper=False))(bad, np.zeros(3, np.int64))
+
+
+# ---------------------------------------------------------------- parts of a vector
+
+
+def repeating(vec, size, lane):
+    """A kernel that repeats a lane of every `size`, and one that loads each from memory."""
+    LANES = vec.lanes
+
+    def repeating_probe(a, step, y):
+        store(repeat(load(vec, a, 0), lane, size), y, 0)
+        store(broadcast_each(vec, a, lane, step, size), y, LANES)
+
+    return repeating_probe
+
+
+@vectors
+def test_parts_of_every_size(vec):
+    LANES = vec.lanes
+    a = np.arange(3 * LANES, dtype=vec.dtype)
+    for size, step in itertools.product((1, 2, 4, 8, 16), (1, 2, 3)):
+        for lane in range(size if size <= LANES else 0):
+            probe = kernel(repeating(vec, size, lane), no_cpython_wrapper=False)
+            got, first = np.zeros(2 * LANES, vec.dtype), np.arange(LANES) // size
+            probe(a, step, got)
+            expected = np.concatenate([first * size + lane, first * step + lane])
+            assert np.array_equal(got, expected), (size, lane, step)
+
+
+def test_sizes_of_parts_are_divisors_and_constants():
+    vec, arrays = VECTORS["f64x4"], (types.Array(types.float64, 1, "C"),)
+    with pytest.raises(TypingError, match="f64x4 has no parts of 3 lanes"):
+        kernel(repeating(vec, 3, 0)).compile((*arrays, types.intp, *arrays))
+
+    def variable_probe(a, size, y):
+        store(broadcast_each(vec, a, 0, 1, size), y, 0)
+
+    with pytest.raises(TypingError):
+        kernel(variable_probe).compile((*arrays, types.intp, *arrays))

@@ -1,0 +1,162 @@
+"""Narrow groups: a vector holds filters of several groups, or of one that is as wide.
+
+Computes    y[n, l, o] = sum over taps k, channels c of x[n, l*stride - padding + k*dilation,
+            first channel of the group of o + c] * w[o, k, c], with one to three spatial axes.
+For         groups of 1, 2, 4, ... filters up to a vector, which would leave lanes of a panel of
+            their own empty; wider ones share more of a row of x in the tiles of direct.py.
+Layout      a panel holds NR neighbouring filters, whatever their group, and each channel of a row
+            of x is put into the lanes of those that it meets:
+
+                x           [a b c d | e f g h]     two groups of four channels, four filters each
+                channel 0   [a a a a | e e e e]     panel  [w w w w | w w w w]  tap 0, channel 0
+                channel 1   [b b b b | f f f f]            [w w w w | w w w w]  tap 0, channel 1
+
+            As many channels as filters are loaded once and repeated in registers; otherwise
+            each channel is loaded by itself.  Where taps are as far apart as positions, TAPS rows
+            of the panel are kept in registers and each row of x serves them all:
+
+                row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
+
+Registers   MR accumulators + TAPS rows of a panel + 1 row of x
+Order       every output is one chain of multiply-adds over lines of taps, blocks of TAPS taps,
+            channels and taps in order; blocks are counted from the first tap of a line, whether
+            or not it meets the input, lest the order depend on where a position lies.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+from mlxconv import processor
+from mlxconv.kernels.schedule import (
+    OVERLAPS,
+    SLIDES,
+    Schedule,
+    Tile,
+    lanes_of,
+    schedule_of,
+)
+from mlxconv.simd.static import kernel, registers, static_range
+from mlxconv.simd.words import broadcast_each, fma, load, repeat, store, store_n, zero
+
+if TYPE_CHECKING:
+    from mlxconv.problem import Problem
+
+# registers of the machine -> the tile of few taps and that of LONG lines of taps or more, each MR
+# positions x 1 vector, MR // 2 taps at a time
+TILES = {
+    16: (
+        Tile((7, 1), 0.7),  # 7 + 3 + 1 of 16: fits lines of 7, 14, 28, ... and 3 taps
+        Tile((8, 1), 0.8),  # 8 + 4 + 1: as many chains as hide the latency of an FMA
+    ),
+    32: (
+        Tile((7, 1), 0.7),
+        Tile((12, 1), 0.8),  # 12 + 6 + 1 of 32: 23 loads feed 72 FMA
+    ),
+}
+LONG = 16  # from here FMA bound a tile, 12 % in favour of the second; below it loads and stores do
+
+
+@lru_cache
+def spreads(GROUP, CHANNELS, vec):
+    """spread for groups of so many filters and channels, 0 if any."""
+
+    @kernel(inline="always")
+    def spread(a, i, C, t):
+        """a[i + t], a[i + C + t], ..., each in the lanes of the filters of its group."""
+        if CHANNELS == GROUP:
+            x = repeat(load(vec, a, i), t, GROUP)
+        elif CHANNELS == 1:
+            x = broadcast_each(vec, a, i, 1, GROUP)
+        else:
+            x = broadcast_each(vec, a, i, C, GROUP)
+        return x
+
+    return spread
+
+
+@lru_cache
+def micro_kernel(GROUP, CHANNELS, MR, NV, vec):
+    """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
+    which has CHANNELS, or any number if that is 0."""
+    LANES, TAPS, ROWS = vec.lanes, taps_of(MR), MR + taps_of(MR) - 1
+    TURNS = CHANNELS or 1  # channels of each group that one load brings
+    spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
+
+    @kernel
+    def grouped_tile(x, runs, panel, y, positions, filters, mode):
+        """y[m][o] = sum over runs r, taps s, channels c of x[m][runs[r] + s*step + c of the group
+        of o] * panel[rows[r] + s*C + c][o], for m < positions and o < filters; x, panel and y are
+        Rows, positions >= MR."""
+        acc = registers(MR)
+        w = registers(max(TAPS, TURNS))
+        C = CHANNELS or runs.channels
+        blocked = runs.length // TAPS * TAPS if mode & SLIDES_ else 0
+        for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
+            l = min(i, positions - MR)
+            for p in range(0, filters, LANES):  # second loop: panels, the last one overlapping
+                o = min(p, filters - LANES) if mode & OVERLAPS_ else p
+                for m in static_range(MR):
+                    acc[m] = zero(vec)
+                for r in range(runs.count):  # first loop: taps of a line and channels
+                    x_r = x.at + l * x.step + runs.table[2 * r] + o // GROUP * C
+                    w_r = panel.at + p // LANES * panel.step + runs.table[2 * r + 1] * LANES
+                    for s in range(0, blocked, TAPS):
+                        for c in range(0, C, TURNS):
+                            for t in static_range(TURNS):
+                                for k in static_range(TAPS):
+                                    at_k = w_r + ((s + k) * C + c + t) * LANES
+                                    w[k] = load(vec, panel.a, at_k)
+                                for j in static_range(ROWS):
+                                    x_j = spread(x.a, x_r + c + (s + j) * x.step, C, t)
+                                    for k in static_range(TAPS):
+                                        if 0 <= j - k < MR:
+                                            acc[j - k] = fma(x_j, w[k], acc[j - k])
+                    for s in range(blocked, runs.length):
+                        for c in range(0, C, TURNS):
+                            for t in static_range(TURNS):
+                                w[t] = load(vec, panel.a, w_r + (s * C + c + t) * LANES)
+                            for m in static_range(MR):
+                                for t in static_range(TURNS):
+                                    x_m = spread(x.a, x_r + c + m * x.step + s * runs.step, C, t)
+                                    acc[m] = fma(x_m, w[t], acc[m])
+                at = y.at + l * y.step + o
+                if o + LANES <= filters:
+                    for m in static_range(MR):
+                        store(acc[m], y.a, at + m * y.step)
+                else:
+                    for m in static_range(MR):
+                        store_n(acc[m], y.a, at + m * y.step, filters - o)
+
+    return grouped_tile
+
+
+def refuses(p: "Problem") -> str:
+    """Why this variant cannot compute `p`; empty if it can."""
+    lanes, filters = lanes_of(p), p.O // p.groups
+    if filters == 0 or lanes % filters:
+        return f"groups of {filters} filters do not fill vectors of {lanes}"
+    return ""
+
+
+def schedule(p: "Problem") -> Schedule:
+    """Vectors run over filters of all groups."""
+    channels, filters = p.C // p.groups, p.O // p.groups
+    known = channels if channels in (1, filters) and filters < lanes_of(p) else 0
+    return over_groups(p, partial(micro_kernel, filters, known))
+
+
+def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -> Schedule:
+    """The schedule with a tile for so many taps along a line; rows of several channels want more
+    registers.  Rows serve several taps where neighbouring positions meet the same ones, and lie in
+    lines no shorter than a tile, since windows of shorter ones are copied one by one."""
+    few, many = TILES[processor.registers()]
+    tile = many if p.K[-1] >= LONG and p.groups == p.C else few
+    slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
+    taps = taps_of(tile.shape[0]) if slides else 1
+    return schedule_of(p, kernel_of, tile.shape, over_groups=True, repeats=repeats, tap_block=taps)
+
+
+def taps_of(MR: int) -> int:
+    """The taps that rows of x serve at a time, in a tile of MR positions."""
+    return MR // 2
