@@ -1,5 +1,6 @@
 """The processor, read once: vector width, registers, caches, cores."""
 
+import math
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import NamedTuple
 
 
 class Caches(NamedTuple):
-    """Sizes in bytes of the caches one core sees."""
+    """The caches one core sees."""
 
     L1_bytes: int
     L2_bytes: int
     L3_bytes: int
+    L1_ways: int = 8  # lines that a set holds
 
 
 @lru_cache(1)
@@ -49,18 +51,36 @@ def registers() -> int:
 
 
 @lru_cache(1)
+def fma_per_cycle() -> int:
+    """Multiply-adds of whole registers that may start in a cycle: 1 where registers of 512 bits
+    pass through units of 256, else 2."""
+    return 1 if target()[1] == "znver4" and vector_bytes() == 64 else 2
+
+
+@lru_cache(1)
 def caches() -> Caches:
     """The data caches of core 0; typical sizes where the system does not tell."""
-    sizes = {"1": 32 << 10, "2": 512 << 10, "3": 8 << 20}
+    sizes, ways = {"1": 32 << 10, "2": 512 << 10, "3": 8 << 20}, 8
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             if (index / "type").read_text().strip() != "Instruction":
                 size = (index / "size").read_text().strip()
                 unit = {"K": 1 << 10, "M": 1 << 20}.get(size[-1], 1)
-                sizes[(index / "level").read_text().strip()] = int(size.rstrip("KM")) * unit
+                level = (index / "level").read_text().strip()
+                sizes[level] = int(size.rstrip("KM")) * unit
+                if level == "1":
+                    ways = int((index / "ways_of_associativity").read_text()) or ways
         except (OSError, ValueError):
             continue
-    return Caches(sizes["1"], sizes["2"], sizes["3"])
+    return Caches(sizes["1"], sizes["2"], sizes["3"], ways)
+
+
+def lines_per_set(step_bytes: int, rows: int) -> int:
+    """Of so many rows, as far apart, those that fall into one set of L1: more than it has ways
+    push each other out before their next element is read."""
+    L1_bytes, _, _, ways = caches()
+    way_bytes = L1_bytes // ways
+    return -(-rows // (way_bytes // math.gcd(step_bytes, way_bytes)))
 
 
 def cores() -> int:

@@ -141,9 +141,20 @@ def in_parts(g: np.ndarray, parts: int) -> None:
     g["panels"] = filters // int(g["NR"][0])
 
 
-def gathered_blocks(g: np.ndarray) -> int:
+def window_pitch(g: np.ndarray, elements: Elements) -> int:
+    """Set the elements from one copied window to the next, and return them: a cache line between
+    them, where a tile's windows would crowd a set of L1."""
+    size = math.prod(g["K"][0].tolist()) * int(g["width"][0])
+    itemsize = np.dtype(elements.dtype).itemsize
+    if processor.lines_per_set(size * itemsize, int(g["MR"][0])) > 2:
+        size += 64 // itemsize
+    g["pitch"] = size
+    return size
+
+
+def gathered_blocks(g: np.ndarray, elements: Elements) -> int:
     """The same for blocks of gathered windows, which take up to 128 KB in L2."""
-    MR, size = int(g["MR"][0]), math.prod(g["K"][0].tolist()) * int(g["width"][0])
+    MR, size = int(g["MR"][0]), window_pitch(g, elements)
     positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
     rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
     blocks = max(1, positions // rows)
@@ -153,10 +164,11 @@ def gathered_blocks(g: np.ndarray) -> int:
     return max(MR, -(-positions // blocks)) * size
 
 
-def panel_blocks(g: np.ndarray, window: int) -> int:
+def panel_blocks(g: np.ndarray, elements: Elements) -> int:
     """The same where a block is all positions and one panel."""
+    pitch = window_pitch(g, elements)
     g["blocks"], g["group_blocks"], g["panel_blocks"] = 1, g["groups"], g["panels"]
-    return max(int(g["MR"][0]), int(g["N"][0]) * math.prod(g["out"][0].tolist())) * window
+    return max(int(g["MR"][0]), int(g["N"][0]) * math.prod(g["out"][0].tolist())) * pitch
 
 
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:

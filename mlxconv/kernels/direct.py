@@ -28,17 +28,28 @@ from mlxconv.simd.words import broadcast, fma, load, store, store_n, zero
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> tiles
+# (registers of the machine, multiply-adds that start in a cycle) -> tiles.  With one a cycle the
+# smallest tile is as fast as any, and wastes least; where its rows crowd a set of L1, shorter ones win.
 TILES = {
-    16: (
+    (16, 2): (
         Tile((6, 2), 0.9),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA
         Tile((10, 1), 0.7),  # 10 + 1 + 1 = 12 of 16, more would spill; 11 loads feed 10 FMA
     ),
-    32: (
+    (32, 2): (
         Tile((14, 2), 0.9),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA
-        Tile((28, 1), 0.7),  # 28 + 1 + 1 = 30 of 32; 29 loads feed 28 FMA
+        Tile((8, 2), 0.8),  # 16 + 2 + 1 = 19 of 32; 10 loads feed 16 FMA
+        Tile((14, 1), 0.7),  # 14 + 1 + 1 = 16 of 32; 15 loads feed 14 FMA
+    ),
+    (32, 1): (
+        Tile((14, 1), 0.95),
+        Tile((8, 2), 0.9),
     ),
 }
+
+
+def tiles() -> tuple[Tile, ...]:
+    """Those of this machine; one of them is a single vector wide."""
+    return TILES[processor.registers(), processor.fma_per_cycle()]
 
 
 @lru_cache
@@ -93,29 +104,50 @@ def refuses(p: "Problem") -> str:
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
-    narrow = TILES[processor.registers()][-1] if tile.shape[1] > 1 else None
-    return schedule_of(p, micro_kernel, tile.shape, phases=phases, narrow=narrow and narrow.shape)
+    narrow = _narrow().shape if tile.shape[1] > 1 else None
+    return schedule_of(p, micro_kernel, tile.shape, phases=phases, narrow=narrow)
+
+
+def _narrow() -> Tile:
+    """The tile of one vector, for filters that do not fill one of the others."""
+    return next(tile for tile in tiles() if tile.shape[1] == 1)
 
 
 def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
     """(tile, phases, multiply-adds at full speed in whose time it does those of one position)."""
     filters, taps, stride = max(1, p.O // p.groups), p.K[-1], p.stride[-1]
-    for tile in TILES[processor.registers()]:
+    for tile in tiles():
         MR, NV = tile.shape
         NR, most = NV * lanes_of(p), 1
         if p.groups == 1 and (p.kernel_dilation[-1] == 1 or taps == 1) and filters < NR:
             most = max(1, min(NR // filters, p.output_L[-1] // MR))
         for phases in sorted({most, most // 2 or 1, 1}):
             reach = (taps + (phases - 1) * stride) / taps
-            yield tile, phases, _lanes(filters * phases, tile, lanes_of(p)) * reach / phases
+            lanes = _lanes(filters * phases, tile, lanes_of(p)) * _slowdown(p, MR, phases)
+            yield tile, phases, lanes * reach / phases
 
 
 def _lanes(filters: int, tile: Tile, lanes: int) -> float:
     """The lanes that so many filters take, weighted by the speed of their tile; those that are
     left over may take a vector of the narrow one."""
-    NR, narrow = tile.shape[1] * lanes, TILES[processor.registers()][-1]
+    NR = tile.shape[1] * lanes
     whole, left = divmod(filters, NR)
     last = NR / tile.efficiency if left else 0.0
     if whole and 0 < left <= lanes:
-        last = min(last, lanes / narrow.efficiency)
+        last = min(last, lanes / _narrow().efficiency)
     return whole * NR / tile.efficiency + last
+
+
+OTHER_LINES = 2  # of a set of L1, for the panel and the outputs
+
+
+def _slowdown(p: "Problem", MR: int, phases: int) -> float:
+    """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
+    cut short, and where more rows share a set of L1 than it has ways.  Lines shorter than a tile
+    are copied, one behind the other."""
+    rows = -(-p.output_L[-1] // phases)
+    if rows < MR:
+        return 1.0
+    step = p.stride[-1] * phases * p.C * processor.vector_bytes() // lanes_of(p)
+    lines = processor.lines_per_set(step, MR) + OTHER_LINES
+    return -(-rows // MR) * MR / rows * max(1.0, lines / processor.caches().L1_ways)

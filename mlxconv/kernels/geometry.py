@@ -34,6 +34,7 @@ GEOMETRY = np.dtype(
         ("channels", "i8"),  # input channels of one group that a block reads, each repeated
         ("multiplier", "i8"),  # ... this often
         ("width", "i8"),  # elements of a row of a strip: the same, up to whole vectors
+        ("pitch", "i8"),  # elements from one copied window to the next
         ("stays", "i8"),  # whether a block may read the input in place
         ("K", "i8", _AXES),  # taps
         ("O", "i8"),  # filters of one group

@@ -57,6 +57,11 @@ TILES = {
 LONG = 16  # from here FMA bound a tile, 12 % in favour of the second; below it loads and stores do
 
 
+def tiles() -> tuple[Tile, Tile]:
+    """Those of this machine."""
+    return TILES[processor.registers()]
+
+
 @lru_cache
 def spreads(GROUP, CHANNELS, vec):
     """spread for groups of so many filters and channels, 0 if any."""
@@ -150,7 +155,7 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
     """The schedule with a tile for so many taps along a line; rows of several channels want more
     registers.  Rows serve several taps where neighbouring positions meet the same ones, and lie in
     lines no shorter than a tile, since windows of shorter ones are copied one by one."""
-    few, many = TILES[processor.registers()]
+    few, many = tiles()
     tile = many if p.K[-1] >= LONG and p.groups == p.C else few
     slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
     taps = taps_of(tile.shape[0]) if slides else 1

@@ -163,18 +163,18 @@ def gathered(elements, vec):
         """y[position, o] for the blocks of jobs [lo, hi); positions count over N, D, H and W."""
         g, (panels, panels_at) = data.geometry[0], packed_filters(data)
         taps = g.K[0] * g.K[1] * g.K[2]
-        panel_size, size = taps * g.C * g.NR, taps * g.width
+        panel_size = taps * g.C * g.NR
         positions = g.N * g.out[0] * g.out[1] * g.out[2]
         for job in range(lo, hi):
             b, rest = job % g.blocks, job // g.blocks
             group, part = rest % g.groups, rest // g.groups
             l0, l1 = b * positions // g.blocks, (b + 1) * positions // g.blocks
-            gather(data, group, l0, l1, size)
+            gather(data, group, l0, l1, g.pitch)
             data.runs[0] = data.runs[1] = 0
             length, step = (taps, g.width) if g.panel_channels > 0 else (taps * g.C, 1)
             runs = Runs(data.runs, 1, length, step, g.C)
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
-            x = Rows(data.scratch, p0 * g.panel_channels, size)
+            x = Rows(data.scratch, p0 * g.panel_channels, g.pitch)
             y = Rows(data.y, l0 * g.y_step[2] + group * g.O + p0 * g.NR, g.y_step[2])
             panel = Rows(panels, panels_at + (group * g.panels + p0) * panel_size, panel_size)
             filters = min(p1 * g.NR, g.O) - p0 * g.NR
@@ -196,11 +196,11 @@ def panelwise(elements, vec):
         size = g.K[0] * g.K[1] * g.K[2] * g.C
         positions = g.N * g.out[0] * g.out[1] * g.out[2]
         data.runs[0] = data.runs[1] = 0
-        runs, x = Runs(data.runs, 1, size, 1, g.C), Rows(data.scratch, 0, size)
+        runs, x = Runs(data.runs, 1, size, 1, g.C), Rows(data.scratch, 0, g.pitch)
         for unit in range(lo, hi):
             group, first = unit // g.panels, unit % g.panels * g.NR
             if data.runs[ready] != group + 1:
-                gather(data, group, 0, positions, size)
+                gather(data, group, 0, positions, g.pitch)
                 data.runs[ready] = group + 1
             if data.panels.size > 0:
                 panel = Rows(data.panels, unit * size * g.NR, size * g.NR)

@@ -137,9 +137,9 @@ def schedule_of(
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     work = _work(g, window, over_groups)
     if not over_groups and blocking.meets_few(g, window, elements):
-        range_kernel, strip = panelwise, blocking.panel_blocks(g, window)
+        range_kernel, strip = panelwise, blocking.panel_blocks(g, elements)
     elif blocking.gathers(g):
-        range_kernel, strip = gathered, blocking.gathered_blocks(g)
+        range_kernel, strip = gathered, blocking.gathered_blocks(g, elements)
     else:
         range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work)
     if over_groups:

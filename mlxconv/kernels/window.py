@@ -223,8 +223,8 @@ def gathers(elements, vec):
     copy_rows = row_copies(elements, vec)
 
     @kernel
-    def gather(data, group, l0, l1, size):
-        """scratch[m*size + tap*width + c] = channel c of what tap of position l0 + m meets, for
+    def gather(data, group, l0, l1, pitch):
+        """scratch[m*pitch + tap*width + c] = channel c of what tap of position l0 + m meets, for
         positions counted over N, D, H and W."""
         g = data.geometry[0]
         taps = g.K[2] if g.dilation[2] == 1 else 1  # that are neighbouring rows
@@ -232,7 +232,7 @@ def gathers(elements, vec):
             w, rest = (l0 + m) % g.out[2], (l0 + m) // g.out[2]
             h, rest = rest % g.out[1], rest // g.out[1]
             d, n = rest % g.out[0], rest // g.out[0]
-            at, first = m * size, w * g.stride[2] - g.padding[2]
+            at, first = m * pitch, w * g.stride[2] - g.padding[2]
             for kd in range(g.K[0]):
                 rd = d * g.stride[0] - g.padding[0] + kd * g.dilation[0]
                 for kh in range(g.K[1]):
@@ -243,7 +243,7 @@ def gathers(elements, vec):
                         r = g.L[2] if outside else first + k * g.dilation[2]
                         copy_rows(data, base, r, taps, group * g.group_channels, at)
                         at += taps * g.width
-        for i in range((l1 - l0) * size, g.MR * size):  # rows that fill up the tile
+        for i in range((l1 - l0) * pitch, g.MR * pitch):  # rows that fill up the tile
             data.scratch[i] = 0
 
     return gather

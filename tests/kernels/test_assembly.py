@@ -45,13 +45,13 @@ from mlxconv.simd.vector import vec_of
 
 found = {}
 for row in VARIANTS:
-    if not hasattr(row.kernel, "TILES"):
+    if not hasattr(row.kernel, "tiles"):
         continue
     for dtype in ("float32", "float64"):
         vec = vec_of(dtype, processor.vector_bytes())
         half = vec.lanes // 2
         groups = ((1, 1), (2, 2), (half, 1), (half, 0))[: 4 if dtype == "float32" else 1]
-        shapes = [tile.shape for tile in row.kernel.TILES[processor.registers()]]
+        shapes = [tile.shape for tile in row.kernel.tiles()]
         for kind in groups if row.name == "grouped" else [()]:
             for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
                 tile = row.kernel.micro_kernel(*kind, MR, NV, vec)
@@ -117,7 +117,7 @@ def assemblies(name):
     return json.loads(done.stdout)
 
 
-WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "TILES")]
+WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "tiles")]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
