@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FILTERS_BYTES = 1 << 20  # to copy fewer takes less than to say where they lie, 50 us
 TURNED_BYTES = 1 << 16  # the same where filters are neighbours, and channels are not
-SMALL_BYTES = 1 << 16  # of an output: below, to align it takes longer than it saves
 
 
 class Plan:
@@ -39,7 +38,7 @@ class Plan:
         self.dtype = dtype_named(problem.dtype)
         self.output_elements = math.prod(self.output_shape)
         self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
-        self.is_small = self.output_elements * self.dtype.itemsize < SMALL_BYTES
+        self.is_small = self.output_elements * self.dtype.itemsize < recycling.LEAST_BYTES
         self._merges = as_lines(problem) != problem  # axes, which then must lie without gaps
         self.is_real = problem.dtype in ("float32", "float64") and not problem.flip
 
@@ -120,7 +119,7 @@ class Plan:
         )
 
     def _new_output(self) -> np.ndarray:
-        """Memory for the result; that of a large one starts at a cache line, since vectors that
+        """Memory for the result; all but the smallest start at a cache line, since vectors that
         straddle two are written at half the speed."""
         if self.is_small:
             return np.empty(self.output_shape, self.dtype)

@@ -28,7 +28,7 @@ import numpy as np
 from mlxconv import processor, workspace
 from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.entry import PIECES, parallel, serial, worker
+from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
 
@@ -174,20 +174,20 @@ def _on_numba(
 def _on_pool(
     elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
 ) -> int:
-    """Each thread takes a piece of the jobs of a step after the other."""
+    """Each thread takes its share of the jobs of a step after the other."""
     geometry, x, w, y, panels, scratch, runs, counters = arguments
     entry, size, length = worker(elements), scratch.size // chunks, runs.size // chunks
 
     def work(c: int) -> None:
         own = scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length]
-        entry(geometry, x, w, y, panels, *own, counters, s, top, piece)
+        entry(geometry, x, w, y, panels, *own, counters, s, c, chunks, lo, top)
 
     counters[SUSPECT] = 0
     for s in range(first, last):
         top = min(hi, int(geometry["jobs"].item(s)))
-        piece = max(1, (top - lo) // (PIECES * chunks))
-        counters[s] = lo
-        _pool.run(work, min(chunks, top - lo))
+        for c in range(chunks):
+            share_out(counters, c, chunks, lo, top)
+        _pool.run(work, chunks)
     return int(counters[SUSPECT])
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from mlxconv import recycling
 
-COUNTERS = 3  # jobs taken of each of two steps, and a flag
 LINE = 16  # every worker's share starts at a cache line: 16 float32
+WORKERS = 64  # at the most, in calls that share what is kept
 
 
 class Needs(Protocol):
@@ -35,7 +35,7 @@ class Workspace(NamedTuple):
     panels: np.ndarray
     scratch: np.ndarray  # in equal shares for the workers
     runs: np.ndarray  # in equal shares for the workers
-    counters: np.ndarray
+    counters: np.ndarray  # a flag, and a counter for each worker, LINE apart
 
 
 SMALL = (0, 1 << 18, 1 << 12)  # elements of panels, scratch and runs: 1 MB in float32
@@ -45,7 +45,7 @@ _kept: dict[str, list[Workspace]] = {"float32": [], "float64": []}
 def kept(schedule: Needs, workers: int) -> list[Workspace] | None:
     """The idle workspaces that `workers` threads may use for `schedule`; None if it needs more."""
     scratch, runs = workers * (schedule.scratch + LINE), workers * schedule.runs
-    if schedule.shared or scratch > SMALL[1] or runs > SMALL[2]:
+    if schedule.shared or scratch > SMALL[1] or runs > SMALL[2] or workers > WORKERS:
         return None
     return _kept[schedule.elements.dtype]
 
@@ -58,18 +58,19 @@ def borrow(schedule: Needs, workers: int, idle: list[Workspace] | None) -> Works
             schedule.shared,
             workers * (schedule.scratch + LINE),
             workers * schedule.runs,
+            workers,
             schedule.elements.dtype,
         )
     try:
         return idle.pop()  # one step, hence safe between threads
     except IndexError:
-        return _new(*SMALL, schedule.elements.dtype)
+        return _new(*SMALL, WORKERS, schedule.elements.dtype)
 
 
-def _new(panels: int, scratch: int, runs: int, dtype: str) -> Workspace:
+def _new(panels: int, scratch: int, runs: int, workers: int, dtype: str) -> Workspace:
     return Workspace(
         recycling.array((panels,), np.dtype(dtype)),
         recycling.array((scratch,), np.dtype(dtype)),
         np.empty(runs, np.int64),
-        np.empty(COUNTERS, np.int64),
+        np.empty((1 + workers) * LINE, np.int64),
     )

@@ -19,16 +19,21 @@ def gathers(g: np.ndarray) -> bool:
         return True
     if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
         return False
-    wasted = -(-W // MR) * MR / W - 1
-    return wasted * 2 * int(g["O"][0]) > COPY_FLOP
+    C = int(g["C"][0])
+    pieces = taps // int(g["K"][0, 2]) if g["dilation"][0, 2] == 1 else taps
+    wasted = (-(-W // MR) * MR / W - 1) * 2 * int(g["O"][0]) * taps * C
+    return wasted > taps * C * COPY_FLOP + pieces * PIECE_FLOP
+
+
+PIECE_FLOP = 2500  # to copy a piece of a window: 25 ns beside its elements
 
 
 WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
 
 
 def meets_few(g: np.ndarray, window: int, elements: Elements) -> bool:
-    """Whether filters meet so few positions that to gather all windows takes less than to write
-    the packed filters and read them again."""
+    """Whether filters meet so few positions that to copy the input for each of several parts of them
+    takes less than to share what others have packed."""
     positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
     return (
         g["phases"][0] == 1
@@ -152,23 +157,47 @@ def window_pitch(g: np.ndarray, elements: Elements) -> int:
     return size
 
 
-def gathered_blocks(g: np.ndarray, elements: Elements) -> int:
-    """The same for blocks of gathered windows, which take up to 128 KB in L2."""
+JOBS_PER_CORE = 2
+
+
+def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
+    """The same for blocks of gathered windows, which take up to 128 KB in L2; `few` are one."""
     MR, size = int(g["MR"][0]), window_pitch(g, elements)
     positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
     rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
-    blocks = max(1, positions // rows)
+    blocks = 1 if few else max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
     return max(MR, -(-positions // blocks)) * size
 
 
-def panel_blocks(g: np.ndarray, elements: Elements) -> int:
-    """The same where a block is all positions and one panel."""
-    pitch = window_pitch(g, elements)
-    g["blocks"], g["group_blocks"], g["panel_blocks"] = 1, g["groups"], g["panels"]
-    return max(int(g["MR"][0]), int(g["N"][0]) * math.prod(g["out"][0].tolist())) * pitch
+def panel_blocks(g: np.ndarray) -> int:
+    """Parts of the panels, each packed by the worker that uses it."""
+    jobs, cores = int(g["groups"][0]) * int(g["blocks"][0]), processor.cores()
+    wanted = max(1, JOBS_PER_CORE * cores // jobs)
+    return min(wanted, int(g["panels"][0]) // cores * cores or 1)
+
+
+JOBS_PER_CORE = 2
+
+
+def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
+    """The same for blocks of gathered windows, which take up to 128 KB in L2; `few` are one."""
+    MR, size = int(g["MR"][0]), window_pitch(g, elements)
+    positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
+    rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
+    blocks = 1 if few else max(1, positions // rows)
+    cores, groups = processor.cores(), int(g["groups"][0])
+    parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
+    g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
+    return max(MR, -(-positions // blocks)) * size
+
+
+def panel_blocks(g: np.ndarray) -> int:
+    """Parts of the panels, each packed by the worker that uses it: some to each, lest one wait."""
+    jobs = int(g["groups"][0]) * int(g["blocks"][0])
+    return min(int(g["panels"][0]), max(1, JOBS_PER_CORE * processor.cores() // jobs))
 
 
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:

@@ -9,10 +9,11 @@ from functools import lru_cache
 
 from numba import prange, types
 
-from mlxconv.kernels.geometry import SUSPECT, Data, data_type, range_call
+from mlxconv.kernels.geometry import COPIED, PACKED, SUSPECT, Data, data_type, range_call
 from mlxconv.simd.address import entry_point
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import fetch_add
+from mlxconv.workspace import LINE
 
 PIECES = 8  # in which a thread takes its share of the jobs of a step
 
@@ -27,7 +28,7 @@ def serial(elements):
     @kernel(no_cpython_wrapper=False)
     def on_one_thread(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi):
         data, g = Data(geometry, x, w, y, panels, scratch, runs, counters), geometry[0]
-        counters[SUSPECT] = runs[runs.size - 1] = 0
+        counters[SUSPECT] = runs[PACKED] = runs[COPIED] = 0
         for s in range(first, last):
             call(g.step[s], data, lo, min(hi, g.jobs[s]))
         return counters[SUSPECT]
@@ -35,20 +36,31 @@ def serial(elements):
     return entry_point(on_one_thread, (*data_type(elements).types, *(types.intp,) * 4))
 
 
+@kernel
+def share_out(counters, c, chunks, lo, hi):
+    """Give worker `c` of `chunks` its share of the jobs [lo, hi): a counter of those that are taken
+    already.  In every call it is the same share, whose memory that core still has in its caches."""
+    counters[(1 + c) * LINE] = lo + (hi - lo) * c // chunks
+
+
 @lru_cache
 def takes(elements):
     """take_jobs for these types."""
-    call = range_call(elements)
+    call, LINE_, PIECES_ = range_call(elements), LINE, PIECES
 
     @kernel
-    def take_jobs(data, s, hi, piece):
-        """Run jobs of step `s`, a piece of them at a time, until all workers together have run
-        those before `hi`: one that loses its core for a while leaves its share to the others."""
-        address, lo = data.geometry[0].step[s], fetch_add(data.counters, s, piece)
-        data.runs[data.runs.size - 1] = 0
-        while lo < hi:
-            call(address, data, lo, min(lo + piece, hi))
-            lo = fetch_add(data.counters, s, piece)
+    def take_jobs(data, s, c, chunks, lo, hi):
+        """Run the jobs of step `s` that are worker c's share of [lo, hi), a piece of them at a time,
+        then those that others have not come to: one that loses its core leaves them to these."""
+        address, piece = data.geometry[0].step[s], max(1, (hi - lo) // (PIECES_ * chunks))
+        data.runs[PACKED] = data.runs[COPIED] = 0
+        for i in range(chunks):
+            of = (c + i) % chunks
+            end = lo + (hi - lo) * (of + 1) // chunks
+            job = fetch_add(data.counters, (1 + of) * LINE_, piece)
+            while job < end:
+                call(address, data, job, min(job + piece, end))
+                job = fetch_add(data.counters, (1 + of) * LINE_, piece)
 
     return take_jobs
 
@@ -56,14 +68,15 @@ def takes(elements):
 @lru_cache
 def worker(elements):
     """What runs jobs of step s on one of several threads of our own, called as
-    worker(*arrays, s, hi, piece) with counters that they share."""
+    worker(*arrays, s, c, chunks, lo, hi) with counters that they share."""
     take_jobs = takes(elements)
 
     @kernel(no_cpython_wrapper=False)
-    def on_one_of_many(geometry, x, w, y, panels, scratch, runs, counters, s, hi, piece):
-        take_jobs(Data(geometry, x, w, y, panels, scratch, runs, counters), s, hi, piece)
+    def on_one_of_many(geometry, x, w, y, panels, scratch, runs, counters, s, c, chunks, lo, hi):
+        data = Data(geometry, x, w, y, panels, scratch, runs, counters)
+        take_jobs(data, s, c, chunks, lo, hi)
 
-    return entry_point(on_one_of_many, (*data_type(elements).types, *(types.intp,) * 3))
+    return entry_point(on_one_of_many, (*data_type(elements).types, *(types.intp,) * 5))
 
 
 @lru_cache
@@ -79,13 +92,13 @@ def parallel(elements):
         counters[SUSPECT] = 0
         for s in range(first, last):
             top = min(hi, g.jobs[s])
-            piece = max(1, (top - lo) // (PIECES * chunks))
-            counters[s] = lo
-            for c in prange(min(chunks, top - lo)):
+            for c in range(chunks):
+                share_out(counters, c, chunks, lo, top)
+            for c in prange(chunks):
                 own_scratch = scratch[c * size : (c + 1) * size]
                 own_runs = runs[c * length : (c + 1) * length]
                 data = Data(geometry, x, w, y, panels, own_scratch, own_runs, counters)
-                take_jobs(data, s, top, piece)
+                take_jobs(data, s, c, chunks, lo, top)
         return counters[SUSPECT]
 
     return entry_point(on_threads, (*data_type(elements).types, *(types.intp,) * 5))

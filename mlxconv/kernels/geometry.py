@@ -18,7 +18,6 @@ from numba import types
 
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
-from mlxconv.workspace import COUNTERS
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -98,11 +97,12 @@ class Data(NamedTuple):
     y: Any  # the output
     panels: Any  # the filters, packed; empty if each worker packs them for itself
     scratch: Any  # of this worker: a strip of input, a block of output, packed filters
-    runs: Any  # of this worker: (input offset, panel row) of each run; last, what is prepared
-    counters: Any  # jobs taken of each step; whether padding may have met a weight it must not
+    runs: Any  # of this worker: (input offset, panel row) of each run; last, PACKED and COPIED
+    counters: Any  # whether padding may have met a weight it must not; jobs taken, by worker
 
 
-SUSPECT = COUNTERS - 1  # the counter that is a flag
+SUSPECT = 0  # the counter that is a flag
+PACKED, COPIED = -1, -2  # where among its runs a worker keeps whose filters, and what input, it has
 
 
 class Block(NamedTuple):
@@ -120,6 +120,14 @@ class Block(NamedTuple):
     g1: int
     p0: int
     p1: int
+
+
+class Panels(NamedTuple):
+    """Packed filters: panel p of group g starts at a[at + (g*step + p) * its size]."""
+
+    a: Any
+    at: int
+    step: int
 
 
 @kernel
@@ -194,10 +202,10 @@ def pack_call(elements):
 
 @lru_cache
 def block_call(elements):
-    """The word that computes a block: call(address, data, panels, panels_at, block)."""
-    data, panels = data_type(elements), numba.typeof(np.empty(1, elements.dtype))
+    """The word that computes a block: call(address, data, panels, block)."""
+    data, panels = data_type(elements), numba.typeof(Panels(np.empty(1, elements.dtype), 0, 0))
     block = numba.typeof(Block(*(0,) * len(Block._fields)))
-    return caller(f"block_{elements.name}", data, panels, types.intp, block)
+    return caller(f"block_{elements.name}", data, panels, block)
 
 
 @lru_cache
@@ -216,6 +224,7 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["N"], g["L"], g["K"] = p.N, three(p.L, 1), three(p.K, 1)
     g["groups"], g["C"], g["O"] = p.groups, p.C // p.groups, p.O // p.groups
     g["channels"], g["multiplier"], g["width"], g["stays"] = g["C"], 1, g["C"], True
+    g["panel_blocks"] = 1
     g["group_blocks"], g["group_channels"] = 1, g["C"]
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)

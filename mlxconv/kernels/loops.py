@@ -1,6 +1,6 @@
 """The loops around a micro-kernel: jobs, blocks of positions, panels of filters, tiles.
 
-Three range kernels serve every variant that is a register tile.  The micro-kernel is called by
+Two range kernels serve every variant that is a register tile.  The micro-kernel is called by
 address, once per block, and its extents are run-time numbers, so a new one compiles nothing else;
 so are the parts of a range kernel that run once per block, lest each be compiled with it again.
 
@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from numba import types
 
-from mlxconv.kernels.geometry import SUSPECT, block_call, locate, pack_call, part_of
+from mlxconv.kernels.geometry import COPIED, PACKED, SUSPECT, Panels, block_call, locate, pack_call, part_of
 from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
@@ -84,19 +84,21 @@ def packs_once(elements):
     call_pack = pack_call(elements)
 
     @kernel
-    def packed_filters(data):
-        """(array, offset) of the packed filters: where all workers share them, if they were packed
-        before, else in the scratch of this one, whose first job packs them.  What another core has
-        written is slower to read than to pack."""
-        g, ready = data.geometry[0], data.runs.size - 1
+    def packed_filters(data, g0, g1, p0, p1):
+        """The Panels of groups [g0, g1), panels [p0, p1): where all workers share them, if they were
+        packed before, else in the scratch of this one, packed unless its last job had the same.
+        What another core has written is slower to read than to pack."""
+        g, part = data.geometry[0], 1 + g0 * data.geometry[0].panels + p0
         if data.panels.size > 0:
-            return data.panels, 0
-        if data.runs[ready] == 0:
-            size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
-            for unit in range(g.groups * g.panels):
-                call_pack(g.pack, data, unit, data.scratch, g.panels_at + unit * size)
-            data.runs[ready] = 1
-        return data.scratch, g.panels_at
+            return Panels(data.panels, 0, g.panels)
+        size, count = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR, p1 - p0
+        own = Panels(data.scratch, g.panels_at - (g0 * count + p0) * size, count)
+        if data.runs[PACKED] != part:
+            for i in range((g1 - g0) * count):
+                unit = (g0 + i // count) * g.panels + p0 + i % count
+                call_pack(g.pack, data, unit, own.a, g.panels_at + i * size)
+            data.runs[PACKED] = part
+        return own
 
     return packed_filters
 
@@ -108,7 +110,7 @@ def runs_block(elements):
     compute = computes(elements)
 
     @kernel
-    def run(data, panels, panels_at, block):
+    def run(data, panels, block):
         """y[n, h, l, o] for the lines, positions, groups and panels of `block`."""
         g = data.geometry[0]
         panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
@@ -122,8 +124,8 @@ def runs_block(elements):
             shift = (group - block.g0) * g.group_channels if w.in_place else 0
             at = w.first + shift + block.p0 * g.panel_channels
             to = block.to + group * g.O + first
-            panel_at = panels_at + (group * g.panels + block.p0) * panel_size
-            panel = Rows(panels, panel_at, panel_size)
+            panel_at = panels.at + (group * panels.step + block.p0) * panel_size
+            panel = Rows(panels.a, panel_at, panel_size)
             for j in range(block.lines):
                 x = Rows(input_of(data, w), at + j * w.line, w.row)
                 y = Rows(data.y, to + j * g.y_step[1], g.y_step[2])
@@ -140,13 +142,14 @@ def blocks(elements, vec):
     @kernel
     def blocks(data, lo, hi):
         """y[n, l, o] for the blocks of jobs [lo, hi)."""
-        g, (panels, panels_at) = data.geometry[0], packed_filters(data)
+        g = data.geometry[0]
         for job in range(lo, hi):  # fourth loop: blocks of positions
             block = locate(g, job)
+            panels = packed_filters(data, block.g0, block.g1, block.p0, block.p1)
             for i in range(3):  # its parts before, inside and behind the middle of the input
                 part = part_of(g, block, i)
                 if part.rows > 0:
-                    call_run(g.run, data, panels, panels_at, part)
+                    call_run(g.run, data, panels, part)
 
     return blocks
 
@@ -161,53 +164,26 @@ def gathered(elements, vec):
     @kernel
     def gathered(data, lo, hi):
         """y[position, o] for the blocks of jobs [lo, hi); positions count over N, D, H and W."""
-        g, (panels, panels_at) = data.geometry[0], packed_filters(data)
+        g = data.geometry[0]
         taps = g.K[0] * g.K[1] * g.K[2]
-        panel_size = taps * g.C * g.NR
-        positions = g.N * g.out[0] * g.out[1] * g.out[2]
+        positions, panel_size = g.N * g.out[0] * g.out[1] * g.out[2], taps * g.C * g.NR
+        data.runs[0] = data.runs[1] = 0
+        length, step = (taps, g.width) if g.panel_channels > 0 else (taps * g.C, 1)
+        runs = Runs(data.runs, 1, length, step, g.C)
         for job in range(lo, hi):
             b, rest = job % g.blocks, job // g.blocks
             group, part = rest % g.groups, rest // g.groups
             l0, l1 = b * positions // g.blocks, (b + 1) * positions // g.blocks
-            gather(data, group, l0, l1, g.pitch)
-            data.runs[0] = data.runs[1] = 0
-            length, step = (taps, g.width) if g.panel_channels > 0 else (taps * g.C, 1)
-            runs = Runs(data.runs, 1, length, step, g.C)
+            windows = 1 + job % (g.blocks * g.groups)
+            if data.runs[COPIED] != windows:
+                gather(data, group, l0, l1, g.pitch)
+                data.runs[COPIED] = windows
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
+            panels = packed_filters(data, group, group + 1, p0, p1)
             x = Rows(data.scratch, p0 * g.panel_channels, g.pitch)
             y = Rows(data.y, l0 * g.y_step[2] + group * g.O + p0 * g.NR, g.y_step[2])
-            panel = Rows(panels, panels_at + (group * g.panels + p0) * panel_size, panel_size)
+            panel = Rows(panels.a, panels.at + (group * panels.step + p0) * panel_size, panel_size)
             filters = min(p1 * g.NR, g.O) - p0 * g.NR
             compute(data, x, runs, panel, y, l1 - l0, filters)
 
     return gathered
-
-
-@lru_cache
-def panelwise(elements, vec):
-    """The range kernel over panels of filters: each worker gathers all windows, then each panel is
-    packed where it is used, and meets all positions while it is in L2."""
-    gather, compute, call_pack = gathers(elements, vec), computes(elements), pack_call(elements)
-
-    @kernel
-    def panelwise(data, lo, hi):
-        """y[position, o] of all positions for the panels [lo, hi), counted over groups."""
-        g, ready = data.geometry[0], data.runs.size - 1
-        size = g.K[0] * g.K[1] * g.K[2] * g.C
-        positions = g.N * g.out[0] * g.out[1] * g.out[2]
-        data.runs[0] = data.runs[1] = 0
-        runs, x = Runs(data.runs, 1, size, 1, g.C), Rows(data.scratch, 0, g.pitch)
-        for unit in range(lo, hi):
-            group, first = unit // g.panels, unit % g.panels * g.NR
-            if data.runs[ready] != group + 1:
-                gather(data, group, 0, positions, g.pitch)
-                data.runs[ready] = group + 1
-            if data.panels.size > 0:
-                panel = Rows(data.panels, unit * size * g.NR, size * g.NR)
-            else:
-                call_pack(g.pack, data, unit, data.scratch, g.panels_at)
-                panel = Rows(data.scratch, g.panels_at, size * g.NR)
-            y = Rows(data.y, group * g.O + first, g.y_step[2])
-            compute(data, x, runs, panel, y, positions, min(g.NR, g.O - first))
-
-    return panelwise

@@ -196,7 +196,7 @@ def schedule(p: "Problem") -> Schedule:
         steps=(Step(range_kernel(elements, vec), pieces * parts, 2 * p.flop),),
         parts=(Part("strips", strip_copies(elements, vec), strips_call(elements)),),
         scratch=at + copies,
-        runs=2 * taps + 1,
+        runs=2 * taps + 2,
         split=(("pieces", pieces), ("parts of the channels", parts)),
         suspects=meets_padding(p),
     )

@@ -19,7 +19,17 @@ from functools import lru_cache
 
 from mlxconv.kernels.geometry import SUSPECT, pack_call
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import fma, load, store, sum_lanes, zero, zip_high, zip_low
+from mlxconv.simd.words import (
+    fma,
+    load,
+    load_n,
+    store,
+    store_n,
+    sum_lanes,
+    zero,
+    zip_high,
+    zip_low,
+)
 
 CHAINS = 4  # of multiply-adds: as many as their latency has cycles
 
@@ -50,6 +60,24 @@ def packers(vec):
         return S // LANES * LANES
 
     @kernel
+    def pack_edges(w, source, step, panels, to, S, NR, n):
+        """The same for n <= LANES filters, and squares that are cut short."""
+        r = registers(LANES)
+        t = registers(LANES)
+        for s in range(0, S, LANES):
+            for i in static_range(LANES):
+                r[i] = load_n(vec, w, source + i * step + s, S - s if i < n else 0)
+            for _ in static_range(ROUNDS):
+                for i in static_range(HALF):
+                    t[2 * i] = zip_low(r[i], r[i + HALF])
+                    t[2 * i + 1] = zip_high(r[i], r[i + HALF])
+                for i in static_range(LANES):
+                    r[i] = t[i]
+            for i in static_range(LANES):
+                if i < S - s:
+                    store_n(r[i], panels, to + (s + i) * NR, n)
+
+    @kernel
     def pack_rows(w, source, step, panels, to, S, NR):
         """panels[to + s*NR + j] = w[source + s*step + j], j < NR: filters that are neighbours."""
         for s in range(S):
@@ -65,22 +93,26 @@ def packers(vec):
         if g.w_filter == 1 and g.banks == 1 and filters == NR and g.w_channel != 1:
             pack_rows(w, source + group * O + first, g.w_channel, panels, to, g.w_run, NR)
             return
-        for v in range(0, filters, LANES):
-            packed, bank, o = 0, (first + v) // O, (first + v) % O
-            if o + LANES <= O and v + LANES <= filters and g.w_channel == 1:
-                at = source + bank * g.w_bank + (group * O + o) * g.w_filter
-                row = to + bank * g.bank_rows * NR + v
-                packed = pack_squares(w, at, g.w_filter, panels, row, g.w_run, NR)
-            for j in range(v, min(v + LANES, filters) if packed < g.w_run else v):
-                bank, o = (first + j) // O, (first + j) % O
-                at = source + bank * g.w_bank + (group * O + o) * g.w_filter
-                row = to + bank * g.bank_rows * NR + j
-                for s in range(packed, g.w_run):
-                    panels[row + s * NR] = w[at + s * g.w_channel]
+        v = 0
+        while v < filters:  # a vector of them at a time, of one bank
+            bank, o = (first + v) // O, (first + v) % O
+            n, packed = min(LANES, filters - v, O - o), 0
+            at = source + bank * g.w_bank + (group * O + o) * g.w_filter
+            row = to + bank * g.bank_rows * NR + v
+            if g.w_channel != 1 or n * g.w_run < LANES:
+                for j in range(n):
+                    for s in range(g.w_run):
+                        panels[row + s * NR + j] = w[at + j * g.w_filter + s * g.w_channel]
+            else:
+                if n == LANES:
+                    packed = pack_squares(w, at, g.w_filter, panels, row, g.w_run, NR)
+                left = g.w_run - packed
+                pack_edges(w, at + packed, g.w_filter, panels, row + packed * NR, left, NR, n)
+            v += n
 
     @kernel
     def is_finite(panels, to, size):
-        """Whether none of `size` weights, whole vectors of them, is an infinity or NaN: only those
+        """Whether none of `size` weights is an infinity or NaN: only those
         times zero are not zero."""
         acc = registers(CHAINS_, fill=zero(vec))
         several = size - size % (CHAINS_ * LANES)
@@ -88,7 +120,7 @@ def packers(vec):
             for j in static_range(CHAINS_):
                 acc[j] = fma(load(vec, panels, i + j * LANES), zero(vec), acc[j])
         for i in range(to + several, to + size, LANES):
-            acc[0] = fma(load(vec, panels, i), zero(vec), acc[0])
+            acc[0] = fma(load_n(vec, panels, i, to + size - i), zero(vec), acc[0])
         for j in static_range(CHAINS_ - 1):
             acc[0] = fma(acc[j + 1], zero(vec), acc[0])
         return sum_lanes(acc[0]) == 0

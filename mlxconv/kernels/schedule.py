@@ -20,7 +20,7 @@ from mlxconv.kernels.geometry import (
     pack_call,
     range_call,
 )
-from mlxconv.kernels.loops import blocks, gathered, panelwise, runs_block, tile_call
+from mlxconv.kernels.loops import blocks, gathered, runs_block, tile_call
 from mlxconv.kernels.packing import packers, packs
 from mlxconv.kernels.window import strip_copies, strips_call
 from mlxconv.simd.address import address_of
@@ -65,7 +65,7 @@ class Schedule:
     panels: int = 0  # packed filters
     shared: int = 0  # ... as many, if the first step packs them for all workers
     scratch: int = 0  # per worker
-    runs: int = 1  # per worker
+    runs: int = 2  # per worker
     split: tuple[tuple[str, int], ...] = ()  # what the jobs are, for people: (name, count)
     by_line: bool = False  # whether blocks are of lines, which may lie anywhere in the output
     suspects: bool = False  # whether a zero that is none of the data may meet an infinity
@@ -106,6 +106,7 @@ class Schedule:
         return serial(self.elements)
 
 
+PARTS = (("groups", "group_blocks"), ("panels", "panel_blocks"))
 OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
 
 
@@ -136,12 +137,13 @@ def schedule_of(
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), tap_block
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     work = _work(g, window, over_groups)
-    if not over_groups and blocking.meets_few(g, window, elements):
-        range_kernel, strip = panelwise, blocking.panel_blocks(g, elements)
-    elif blocking.gathers(g):
-        range_kernel, strip = gathered, blocking.gathered_blocks(g, elements)
+    few = not over_groups and blocking.meets_few(g, window, elements)
+    if blocking.gathers(g):
+        range_kernel, strip = gathered, blocking.gathered_blocks(g, elements, few)
     else:
         range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work)
+    if few:
+        g["panel_blocks"] = blocking.panel_blocks(g)
     if over_groups:
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
         g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
@@ -156,8 +158,9 @@ def schedule_of(
     panels = whole * window * NR
     tiles = [micro_kernel(*shape, vec) for shape in (tile, narrow) if shape]
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
-    alone = range_kernel is panelwise or _packs_alone(panels, packing.flop, work)
-    filters = -(-int(g["panels"][0]) // int(g["panel_blocks"][0])) * NR
+    alone = few or _packs_alone(panels, packing.flop, work)
+    parts = [-(-int(g[n][0]) // int(g[m][0])) for n, m in PARTS]  # groups and panels of a job
+    filters = parts[1] * NR
     rows = max(int(g["MR"][0]), blocking.block_rows(g, by_line) if elements.rounds else 0)
     g["block_at"] = strip = -(-strip // vec.lanes) * vec.lanes
     kept = (elements.rounds or not by_line) * rows * filters
@@ -170,8 +173,8 @@ def schedule_of(
         parts=tuple(_parts(elements, vec, tiles, by_line)),
         panels=panels,
         shared=0 if alone else panels,
-        scratch=own + alone * (window * NR if range_kernel is panelwise else panels),
-        runs=2 * math.prod(g["K"][0].tolist()) + 1,
+        scratch=own + alone * math.prod(parts) * window * NR,
+        runs=2 * math.prod(g["K"][0].tolist()) + 2,
         split=split,
         by_line=by_line,
         suspects=phases > 1 or meets_padding(p),

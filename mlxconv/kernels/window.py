@@ -24,7 +24,7 @@ from numba import types
 from mlxconv.kernels.geometry import data_type
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
-from mlxconv.simd.words import load, store
+from mlxconv.simd.words import load, load_n, store, store_n
 
 
 class Rows(NamedTuple):
@@ -112,13 +112,16 @@ def row_copies(elements, vec):
     @kernel
     def copy_run(data, source, to, count):
         """scratch[to + i] = x[source + i] for i < count."""
-        x, scratch, i = data.x, data.scratch, 0
+        x, scratch = data.x, data.scratch
         if not CONVERTS:
             for i in range(0, count - LANES + 1, LANES):
                 store(load(vec, x, source + i), scratch, to + i)
             i = count // LANES * LANES
-        for j in range(i, count):
-            scratch[to + j] = widen(x[source + j])
+            if i < count:
+                store_n(load_n(vec, x, source + i, count - i), scratch, to + i, count - i)
+        else:
+            for i in range(count):
+                scratch[to + i] = widen(x[source + i])
 
     @kernel
     def copy_row(data, source, to):
