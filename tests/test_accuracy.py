@@ -29,7 +29,7 @@ def test_every_element_is_within_gamma_n(dtype, seed, always_parallel):
 @pytest.mark.parametrize("dtype", ("float32", "float64", "float16"))
 @pytest.mark.parametrize(("x_shape", "w_shape", "groups"), LONG)
 def test_long_sums(x_shape, w_shape, groups, dtype, variant):
-    helpers.skip_unless_able(variant, x_shape, w_shape, padding=3, groups=groups)
+    helpers.skip_unless_able(variant, x_shape, w_shape, padding=3, groups=groups, dtype=dtype)
     rng = np.random.default_rng(0)
     x, w = (helpers.random_array(rng, shape, dtype) for shape in (x_shape, w_shape))
     y = mlxconv.conv1d(x, w, padding=3, groups=groups, variant=variant)

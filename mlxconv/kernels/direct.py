@@ -43,6 +43,7 @@ TILES = {
     (32, 1): (
         Tile((14, 1), 0.95),
         Tile((8, 2), 0.9),
+        Tile((14, 1), 0.75, share=2),  # two multiply-adds of halves start in a cycle
     ),
 }
 
@@ -104,21 +105,15 @@ def refuses(p: "Problem") -> str:
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
-    narrow = _narrow().shape if tile.shape[1] > 1 else None
-    return schedule_of(p, micro_kernel, tile.shape, phases=phases, narrow=narrow)
-
-
-def _narrow() -> Tile:
-    """The tile of one vector, for filters that do not fill one of the others."""
-    return next(tile for tile in tiles() if tile.shape[1] == 1)
+    narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p))
+    return schedule_of(p, micro_kernel, tile, phases=phases, narrow=narrow)
 
 
 def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
     """(tile, phases, multiply-adds at full speed in whose time it does those of one position)."""
     filters, taps, stride = max(1, p.O // p.groups), p.K[-1], p.stride[-1]
     for tile in tiles():
-        MR, NV = tile.shape
-        NR, most = NV * lanes_of(p), 1
+        MR, NR, most = tile.shape[0], _filters(tile, lanes_of(p)), 1
         if p.groups == 1 and (p.kernel_dilation[-1] == 1 or taps == 1) and filters < NR:
             most = max(1, min(NR // filters, p.output_L[-1] // MR))
         for phases in sorted({most, most // 2 or 1, 1}):
@@ -127,15 +122,28 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
             yield tile, phases, lanes * reach / phases
 
 
+def _filters(tile: Tile, lanes: int) -> int:
+    """NR, where a register has so many lanes."""
+    return tile.shape[1] * lanes // tile.share
+
+
 def _lanes(filters: int, tile: Tile, lanes: int) -> float:
-    """The lanes that so many filters take, weighted by the speed of their tile; those that are
-    left over may take a vector of the narrow one."""
-    NR = tile.shape[1] * lanes
-    whole, left = divmod(filters, NR)
-    last = NR / tile.efficiency if left else 0.0
-    if whole and 0 < left <= lanes:
-        last = min(last, lanes / _narrow().efficiency)
-    return whole * NR / tile.efficiency + last
+    """The lanes that so many filters take, weighted by the speed of their tile."""
+    NR = _filters(tile, lanes)
+    narrow = _narrow(filters, tile, lanes)
+    if narrow:
+        rest = _filters(narrow, lanes) / narrow.efficiency
+        return filters // NR * NR / tile.efficiency + rest
+    return -(-filters // NR) * NR / tile.efficiency
+
+
+def _narrow(filters: int, tile: Tile, lanes: int) -> Tile | None:
+    """The tile for filters that `tile` leaves over, if one takes less time."""
+    NR = _filters(tile, lanes)
+    left = filters % NR if filters > NR else 0
+    fitting = [t for t in tiles() if t.shape[1] == 1 and 0 < left <= _filters(t, lanes)]
+    best = min(fitting, key=lambda t: _filters(t, lanes) / t.efficiency, default=tile)
+    return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
 
 
 OTHER_LINES = 2  # of a set of L1, for the panel and the outputs

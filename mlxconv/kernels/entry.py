@@ -36,7 +36,7 @@ def serial(elements):
     return entry_point(on_one_thread, (*data_type(elements).types, *(types.intp,) * 4))
 
 
-@kernel
+@kernel(no_cpython_wrapper=False)
 def share_out(counters, c, chunks, lo, hi):
     """Give worker `c` of `chunks` its share of the jobs [lo, hi): a counter of those that are taken
     already.  In every call it is the same share, whose memory that core still has in its caches."""

@@ -66,8 +66,9 @@ GEOMETRY = np.dtype(
         ("line_blocks", "i8"),  # blocks of lines along H
         ("MR", "i8"),  # positions of a register tile
         ("NR", "i8"),  # filters of a register tile, and of a panel
+        ("narrow_NR", "i8"),  # of the narrow tile, for filters that are left over; 0 without one
         ("tile", "i8"),  # address of the micro-kernel
-        ("narrow", "i8"),  # address of that of a vector of filters, if they leave one over; else 0
+        ("narrow", "i8"),  # address of that of the narrow tile
         ("strips", "i8"),  # address of what copies a block's input
         ("pack", "i8"),  # of what packs a panel
         ("run", "i8"),  # of what computes a block
@@ -215,7 +216,9 @@ def range_call(elements):
 
 
 def geometry_of(p: "Problem") -> np.ndarray:
-    """`p` as a GEOMETRY record, for a C-contiguous input and any kernel that loops over groups."""
+    """`p` as a GEOMETRY record, for a C-contiguous input and any kernel that loops over groups.
+    The batch of a convolution along one axis is an axis of its own, which no window reaches along:
+    its lines are shared out as those of an image."""
 
     def three(values, missing):
         return (*(missing,) * (3 - len(values)), *values)
@@ -229,6 +232,8 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
     g["dilation"], g["input_dilation"] = three(p.kernel_dilation, 1), three(p.input_dilation, 1)
     g["out"] = three(p.output_L, 1)
+    if len(p.L) == 1:
+        g["N"], g["L"][0, 1], g["out"][0, 1] = 1, p.N, p.N
     g["line_blocks"], g["tap_block"] = g["out"][:, 1], 1
     g["phases"], g["weights"] = 1, p.K[-1] * int(g["C"][0])
     set_input_layout(g, 0, strides_of(p.input_shape))
@@ -264,14 +269,20 @@ def across_groups(g: np.ndarray, NR: int, repeats: int = 1) -> np.ndarray:
 def set_input_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None:
     """Say where the input's elements lie: at `offset` and `strides` apart, (N, ..., C)."""
     g["x_offset"], g["x_image"], g["x_channel"] = offset, strides[0], strides[-1]
-    g["x_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])
+    g["x_step"] = _steps(strides)
 
 
 def set_output_layout(g: np.ndarray, offset: int, strides: Sequence[int]) -> None:
     """Say where outputs go: to `offset` and `strides` apart, (N, ..., O); those of a position are
     neighbours."""
     g["y_offset"], g["y_image"] = offset, strides[0]
-    g["y_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])
+    g["y_step"] = _steps(strides)
+
+
+def _steps(strides: Sequence[int]) -> tuple[int, ...]:
+    """Those along D, H and W of an array (N, ..., C); the batch of lines is along H."""
+    image, *axes, _ = strides
+    return (0, image, *axes) if len(axes) == 1 else (*(0,) * (3 - len(axes)), *axes)
 
 
 def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], banks: int = 0) -> None:

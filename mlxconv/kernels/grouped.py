@@ -157,9 +157,11 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
     lines no shorter than a tile, since windows of shorter ones are copied one by one."""
     few, many = tiles()
     tile = many if p.K[-1] >= LONG and p.groups == p.C else few
+    while 2 * p.O <= lanes_of(p) // tile.share and tile.share < processor.vector_bytes() // 16:
+        tile = tile._replace(share=2 * tile.share)
     slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
     taps = taps_of(tile.shape[0]) if slides else 1
-    return schedule_of(p, kernel_of, tile.shape, over_groups=True, repeats=repeats, tap_block=taps)
+    return schedule_of(p, kernel_of, tile, over_groups=True, repeats=repeats, tap_block=taps)
 
 
 def taps_of(MR: int) -> int:

@@ -20,7 +20,16 @@ import numba
 import numpy as np
 from numba import types
 
-from mlxconv.kernels.geometry import COPIED, PACKED, SUSPECT, Panels, block_call, locate, pack_call, part_of
+from mlxconv.kernels.geometry import (
+    COPIED,
+    PACKED,
+    SUSPECT,
+    Panels,
+    block_call,
+    locate,
+    pack_call,
+    part_of,
+)
 from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
@@ -54,7 +63,7 @@ def computes(elements):
             out = kept
         else:
             out = kept if positions < g.MR else y
-        rows, left = max(positions, g.MR), filters % g.NR if g.narrow else 0
+        rows, left = max(positions, g.MR), filters % g.NR if g.narrow_NR else 0
         whole = filters - left
         if whole:
             call_tile(g.tile, x, runs, panel, out, rows, whole, g.mode)

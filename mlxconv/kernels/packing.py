@@ -134,7 +134,7 @@ def packers(vec):
         lines, line, taps = g.K[0] * g.K[1], g.K[2] * g.C, g.weights // g.C
         first = min(unit % g.panels * g.NR, g.O - g.NR) if g.overlaps else unit % g.panels * g.NR
         filters = min(g.NR, g.O - first)
-        NR = LANES if g.narrow and filters < g.NR else g.NR
+        NR = g.narrow_NR if g.narrow_NR and filters < g.NR else g.NR
         if filters < NR or g.bank_rows > 0:
             panels[to : to + lines * line * NR] = 0
         for tap in range(0, lines * taps, g.w_run // g.C):  # taps that lie without gaps are one run

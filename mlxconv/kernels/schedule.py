@@ -51,6 +51,15 @@ class Tile(NamedTuple):
 
     shape: tuple[int, int]  # MR positions, NV vectors
     efficiency: float  # the share of the FMA peak it reaches with all lanes in use
+    share: int = 1  # vectors of its kind to a register: 2 are halves, for few filters
+
+    def vec(self, elements: Elements) -> Any:
+        """Its vectors, of the type of the arithmetic."""
+        return vec_of(elements.dtype, processor.vector_bytes() // self.share)
+
+    def name(self, elements: Elements) -> str:
+        """As people call it, "6x2 f32x8"."""
+        return f"{self.shape[0]}x{self.shape[1]} {self.vec(elements).name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +101,7 @@ class Schedule:
     @cached_property
     def layout(self) -> tuple[Any, ...]:
         """What the order of the packed filters depends on, beside the filters."""
-        names = ("NR", "banks", "bank_rows", "groups")
+        names = ("NR", "narrow_NR", "banks", "bank_rows", "groups")
         return (self.elements.dtype, *(int(self.geometry[name][0]) for name in names))
 
     @cached_property
@@ -113,27 +122,28 @@ OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
 def schedule_of(
     p: "Problem",
     micro_kernel: Callable[..., Callable[..., None]],
-    tile: tuple[int, int],
+    tile: Tile,
     over_groups: bool = False,
     repeats: int = 1,
     phases: int = 1,
-    narrow: tuple[int, int] | None = None,
+    narrow: Tile | None = None,
     tap_block: int = 1,
 ) -> Schedule:
-    """The schedule of a register tile (MR, NV): panels of NR filters, blocks of positions.
+    """The schedule of a register tile: panels of NR filters, blocks of positions.
 
     With `over_groups` the vectors of the tile run over the filters of all groups, for which strips
     of input repeat each channel so often; with `phases` each row of a tile computes that many
-    neighbouring positions; `narrow` is a tile of one vector, for filters that do not fill one of
-    the other; `tap_block` taps are summed together."""
+    neighbouring positions; `narrow` is a tile of one vector, for filters that are left over by the
+    other and fit into it; `tap_block` taps are summed together."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    (MR, NV), NR = tile, tile[1] * vec.lanes
+    MR, NR = tile.shape[0], tile.shape[1] * tile.vec(elements).lanes
     g = in_phases(p, phases)
     g = across_groups(g, NR, repeats) if over_groups else g
-    left = int(g["O"][0]) % NR if narrow and g["O"][0] > NR else 0
-    narrow = narrow if narrow and 0 < left <= vec.lanes else None
-    g["MR"] = max(MR, narrow[0]) if narrow else MR  # each block is enough for both
+    g["MR"] = MR
+    if narrow:
+        g["MR"] = max(MR, narrow.shape[0])  # each block is enough for both
+        g["narrow_NR"] = narrow.vec(elements).lanes
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), tap_block
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     work = _work(g, window, over_groups)
@@ -148,7 +158,7 @@ def schedule_of(
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
         g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
     by_line, whole = range_kernel is blocks, int(g["groups"][0] * g["panels"][0])
-    lines = p.N * int(g["out"][0, 0] * g["line_blocks"][0]) if by_line else 1
+    lines = int((g["N"] * g["out"][0, 0] * g["line_blocks"])[0]) if by_line else 1
     split = (
         ("blocks of lines", lines),
         ("blocks of positions", int(g["blocks"][0]) + int(by_line and g["tail"][0] > 0)),
@@ -156,7 +166,8 @@ def schedule_of(
         ("blocks of panels", int(g["panel_blocks"][0])),
     )
     panels = whole * window * NR
-    tiles = [micro_kernel(*shape, vec) for shape in (tile, narrow) if shape]
+    tiles = [t for t in (tile, narrow) if t]
+    kernels = [micro_kernel(*t.shape, t.vec(elements)) for t in tiles]
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
     alone = few or _packs_alone(panels, packing.flop, work)
     parts = [-(-int(g[n][0]) // int(g[m][0])) for n, m in PARTS]  # groups and panels of a job
@@ -169,8 +180,8 @@ def schedule_of(
         elements,
         g,
         steps=(packing, Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)),
-        tile=f"{MR}x{NV}{' and {}x{}'.format(*narrow) if narrow else ''} {vec.name}",
-        parts=tuple(_parts(elements, vec, tiles, by_line)),
+        tile=" and ".join(t.name(elements) for t in tiles),
+        parts=tuple(_parts(elements, vec, kernels, by_line)),
         panels=panels,
         shared=0 if alone else panels,
         scratch=own + alone * math.prod(parts) * window * NR,
