@@ -31,12 +31,13 @@ class Variant(NamedTuple):
 # fmt: off
 VARIANTS: Final = (  # tried in order; the last takes anything
     # 1.2-2x the speed of direct with 8 filters in a group, 2-5x with 4, 3-10x with 2 or 1
-    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O),
-            loses="there is one group, or one channel and one filter in each"),
+    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not dot.meets_few_filters(p),
+            loses="there is one group, or one channel and one filter in each, or dot takes less"),
     # 6-10x the speed of direct with one filter per channel, 1.1-3x with three or six
     Variant(depthwise, wins=lambda p: p.groups > 1 and p.O // p.groups < 8,
             loses="every channel feeds 8 filters or more, or all of them"),
-    Variant(dot,       wins=lambda p: p.N * math.prod(p.output_L) <= 8,
+    # 2-4x the speed of direct with one to four filters on many positions
+    Variant(dot,       wins=lambda p: p.N * math.prod(p.output_L) <= 8 or dot.meets_few_filters(p),
             loses="there are more than 8 output positions in the batch"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),

@@ -117,7 +117,7 @@ def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int) -> float:
     stride, dilation = int(g["stride"][0, 2]), int(g["dilation"][0, 2])
     MR, blocks, rows = int(g["MR"][0]), int(g["blocks"][0]), block_rows(g, True)
     lanes = processor.vector_bytes() // np.dtype(elements.dtype).itemsize
-    vectors = int((g["panels"] * g["NR"])[0]) // lanes
+    vectors = max(1, int((g["panels"] * g["NR"])[0]) // lanes)
     apart = g["panel_channels"][0] and stride != dilation
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     tile = vectors * (TILE + MR * window * (APART if apart else MULTIPLY_ADD))

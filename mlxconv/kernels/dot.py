@@ -3,12 +3,16 @@
 Computes    y[n, l, o] = sum over taps k, channels c of x[n, l*stride - padding + k*dilation, c]
             * w[o, k, c], per group, with one to three spatial axes.
 For         a few output positions, such as one step of a stream: to pack filters would take
-            longer than to use them once.
-Layout      vectors run over the sum; windows are copied one behind the other, filters are not
+            longer than to use them once.  And a few filters on any number of positions, such as
+            the last layer of a decoder, where most lanes of a panel would be empty.
+Layout      vectors run over the sum, filters stay as they are
 
                 window  [x x x x x x x x] [x x x x ...      filter  [w w w w w w w w] [w w w w ...
 
-Registers   4 filters x 2 positions = 8 accumulators + 2 of windows; filters are operands.
+            For few positions windows are copied one behind the other; for few filters they are
+            read where they lie, in the blocks of loops.py, and a panel is a single filter.
+Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windows; filters are
+            operands.  Few filters: see TILES.
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
 Bound       memory: every weight is read once.
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING
 from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, geometry_of
-from mlxconv.kernels.schedule import Schedule, Step, meets_padding
+from mlxconv.kernels.schedule import Schedule, Step, Tile, lanes_of, meets_padding, schedule_of
 from mlxconv.kernels.window import gathers
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
@@ -33,7 +37,46 @@ if TYPE_CHECKING:
 FILTERS, POSITIONS = 4, 2  # 8 sums in flight hide a latency of 4 cycles on two units
 MOST_POSITIONS = 8  # of one image: with more the order of summation may not depend on the batch
 WINDOWS = 1 << 14  # elements of all windows together: 64 KB stay in L2
+# registers of the machine -> positions for 1, 2, ... filters, each a sum of its own; windows are
+# operands, and each load of theirs feeds as many multiply-adds as there are filters
+TILES = {
+    16: (12, 6, 4, 3),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 12 + 4 + 1 of 16, one filter an operand
+    32: (14, 10, 8, 6),  # 14 + 1, 20 + 2 + 1, 24 + 3 + 1, 24 + 4 + 1 of 32
+}
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
+
+
+@lru_cache
+def micro_kernel(MR, NF, vec):
+    """The inner loops around a tile of MR positions x NF filters."""
+    LANES = vec.lanes
+
+    @kernel
+    def dot_tile(x, runs, panel, y, positions, filters, mode):
+        """y[m][o] = sum over runs r, elements s of x[m][runs[r] + s] * panel[o][rows[r] + s], for
+        m < positions and o < filters = NF; runs are whole vectors, positions >= MR."""
+        acc = registers(MR, NF)
+        w = registers(NF)
+        for i in range(0, positions, MR):
+            l = min(i, positions - MR)
+            for m in static_range(MR):
+                for f in static_range(NF):
+                    acc[m, f] = zero(vec)
+            for r in range(runs.count):
+                x_r = x.at + l * x.step + runs.table[2 * r]
+                w_r = panel.at + runs.table[2 * r + 1]
+                for s in range(0, runs.length, LANES):
+                    for f in static_range(NF):
+                        w[f] = load(vec, panel.a, w_r + f * panel.step + s)
+                    for m in static_range(MR):
+                        x_ms = load(vec, x.a, x_r + m * x.step + s)
+                        for f in static_range(NF):
+                            acc[m, f] = fma(x_ms, w[f], acc[m, f])
+            for m in static_range(MR):
+                for f in static_range(NF):
+                    y.a[y.at + (l + m) * y.step + f] = sum_lanes(acc[m, f])
+
+    return dot_tile
 
 
 @lru_cache
@@ -98,16 +141,38 @@ def range_kernel(elements, vec):
 
 def refuses(p: "Problem") -> str:
     """Why this variant cannot compute `p`; empty if it can."""
+    if meets_few_filters(p):
+        return ""
     positions = math.prod(p.output_L)
     if positions >= MOST_POSITIONS:
-        return f"there are {positions} output positions, not less than {MOST_POSITIONS}"
+        return (
+            f"there are {positions} output positions, not less than {MOST_POSITIONS}, and more than "
+            f"{len(tiles())} filters, or channels that do not fill vectors of {lanes_of(p)}"
+        )
     if p.N * positions * math.prod(p.K) * (p.C // p.groups) > WINDOWS:
         return f"all windows together have more than {WINDOWS} elements"
     return ""
 
 
+def tiles() -> tuple[Tile, ...]:
+    """Those of this machine, for 1, 2, ... filters."""
+    return tuple(Tile((MR, i + 1), 0.5) for i, MR in enumerate(TILES[processor.registers()]))
+
+
+def meets_few_filters(p: "Problem") -> bool:
+    """Whether there are few filters, on more than a few positions.  Channels fill vectors, since
+    else the lane of a product would depend on how taps lie in memory."""
+    return (
+        0 < p.O // p.groups <= len(tiles())
+        and (p.C // p.groups) % lanes_of(p) == 0
+        and math.prod(p.output_L) >= MOST_POSITIONS
+    )
+
+
 def schedule(p: "Problem") -> Schedule:
-    """One job for every few filters of a group."""
+    """Tiles for few filters; for few positions, one job for every few filters of a group."""
+    if meets_few_filters(p):
+        return schedule_of(p, micro_kernel, tiles()[p.O // p.groups - 1], by_filter=True)
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g, filters = geometry_of(p), p.O // p.groups

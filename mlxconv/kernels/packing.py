@@ -82,7 +82,8 @@ def packers(vec):
         """panels[to + s*NR + j] = w[source + s*step + j], j < NR: filters that are neighbours."""
         for s in range(S):
             for j in range(0, NR, LANES):
-                store(load(vec, w, source + s * step + j), panels, to + s * NR + j)
+                v = load_n(vec, w, source + s * step + j, NR - j)
+                store_n(v, panels, to + s * NR + j, NR - j)
 
     @kernel
     def pack_run(data, unit, source, panels, to, NR, filters):
@@ -90,6 +91,9 @@ def packers(vec):
         g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].banks
         group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
+        if NR == 1 and g.w_channel == 1:
+            pack_rows(w, source + (group * O + first) * g.w_filter, 0, panels, to, 1, g.w_run)
+            return
         if g.w_filter == 1 and g.banks == 1 and filters == NR and g.w_channel != 1:
             pack_rows(w, source + group * O + first, g.w_channel, panels, to, g.w_run, NR)
             return

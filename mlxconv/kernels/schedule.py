@@ -128,16 +128,17 @@ def schedule_of(
     phases: int = 1,
     narrow: Tile | None = None,
     tap_block: int = 1,
+    by_filter: bool = False,
 ) -> Schedule:
     """The schedule of a register tile: panels of NR filters, blocks of positions.
 
     With `over_groups` the vectors of the tile run over the filters of all groups, for which strips
     of input repeat each channel so often; with `phases` each row of a tile computes that many
     neighbouring positions; `narrow` is a tile of one vector, for filters that are left over by the
-    other and fit into it; `tap_block` taps are summed together."""
+    other and fit into it; `tap_block` taps are summed together; `by_filter` each panel is a filter as it is."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    MR, NR = tile.shape[0], tile.shape[1] * tile.vec(elements).lanes
+    MR, NR = tile.shape[0], 1 if by_filter else tile.shape[1] * tile.vec(elements).lanes
     g = in_phases(p, phases)
     g = across_groups(g, NR, repeats) if over_groups else g
     g["MR"] = MR
