@@ -1,6 +1,7 @@
 """Plan: how one problem is computed, and the run of it on arrays."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,12 @@ class Plan:
         """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
 
         What is made of the filters is kept in `packed`, and found there the next time."""
+        if out is packed is None and self._are_plain(x, w) and (at_once := self._bound):
+            y = self._new_output()
+            x, w, flat = x.ravel(), w.ravel(), y.ravel()
+            if at_once(x, w, flat) and self.schedule.suspects:
+                self._mend((x, None, w), flat, workers)
+            return y
         y = (
             self._new_output()
             if out is None
@@ -76,6 +83,15 @@ class Plan:
         if self._launch(self.schedule, operands, flat, workers, packed):
             self._mend(operands, flat, workers)
         return y
+
+    @cached_property
+    def _bound(self) -> Callable[..., int] | None:
+        return None if self.is_empty else threads.bound(self.schedule)
+
+    def _are_plain(self, x: np.ndarray, w: np.ndarray) -> bool:
+        """Whether kernels can read both arrays as they are."""
+        same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
+        return same and x.flags.carray and w.flags.carray
 
     def weave(
         self,
@@ -92,8 +108,7 @@ class Plan:
 
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
         """The input and the filters as kernels see them."""
-        same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
-        if same and x.flags.carray and w.flags.carray:
+        if self._are_plain(x, w):
             return x.ravel(), None, w.ravel()
         x = np.ascontiguousarray(x) if self._merges else x
         memory = memory_of(real_view(x))

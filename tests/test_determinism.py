@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import mlxconv
+from mlxconv import threads
 from tests import helpers
 from tests.problems import Case, random_cases
 from tests.test_exact import able
@@ -49,19 +50,19 @@ def bits(y):
 def test_threads(variant, dtype, always_parallel):
     for case in sweep(variant, dtype):
         x, w = data(case, dtype)
-        streams = [mlxconv.Stream(threads) for threads in (1, 2, 3, 4)]
+        streams = [mlxconv.Stream(count) for count in (1, 2, 3, 4)]
         runs = {bits(case.run(x, w, stream=s, variant=variant)) for s in streams}
         assert len(runs) == 1, case
 
 
 @each_variant
-@pytest.mark.parametrize("mode", ("numba", "pool"))
+@pytest.mark.parametrize("mode", ("omp", "pool"))
 def test_threading_modes(variant, mode, always_parallel, monkeypatch):
     for case in sweep(variant):
         x, w = data(case)
-        monkeypatch.setenv("MLXCONV_THREADING", "serial")
+        monkeypatch.setattr(threads, "layer", lambda: "serial")
         expected = bits(case.run(x, w, variant=variant))
-        monkeypatch.setenv("MLXCONV_THREADING", mode)
+        monkeypatch.setattr(threads, "layer", lambda: mode)
         assert bits(case.run(x, w, variant=variant)) == expected, case
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv import processor, roofline, timing
+from mlxconv import processor, roofline, threads, timing
 from mlxconv.roofline import Machine, Rates
 
 MACHINE = Machine(
@@ -116,7 +116,7 @@ def test_a_real_measurement(unknown, monkeypatch):
 
 
 def test_the_fma_call_says_what_it_computes(monkeypatch):
-    monkeypatch.setenv("MLXCONV_THREADING", "serial")
+    monkeypatch.setattr(threads, "layer", lambda: "serial")
     call, flop = roofline.fma_call("float64", 1)
     call()
     lanes = processor.vector_bytes() // 8
