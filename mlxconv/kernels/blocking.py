@@ -172,14 +172,14 @@ def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
     return max(MR, -(-positions // blocks)) * size
 
 
-def panel_blocks(g: np.ndarray) -> int:
-    """Parts of the panels, each packed by the worker that uses it."""
-    jobs, cores = int(g["groups"][0]) * int(g["blocks"][0]), processor.cores()
-    wanted = max(1, JOBS_PER_CORE * cores // jobs)
-    return min(wanted, int(g["panels"][0]) // cores * cores or 1)
-
-
-JOBS_PER_CORE = 2
+def panel_blocks(g: np.ndarray, panel_bytes: int, copies: bool) -> int:
+    """Parts of the panels, each packed by the worker that uses it, which then has it in L2; one for
+    each core, if every part `copies` the input again."""
+    jobs, panels = int(g["groups"][0]) * int(g["blocks"][0]), int(g["panels"][0])
+    if copies:
+        return min(panels, -(-processor.cores() // jobs))
+    wanted = -(-2 * processor.cores() // jobs)
+    return min(panels, max(wanted, -(-panels * panel_bytes * 4 // processor.caches().L2_bytes)))
 
 
 def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
@@ -192,12 +192,6 @@ def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
     return max(MR, -(-positions // blocks)) * size
-
-
-def panel_blocks(g: np.ndarray) -> int:
-    """Parts of the panels, each packed by the worker that uses it: some to each, lest one wait."""
-    jobs = int(g["groups"][0]) * int(g["blocks"][0])
-    return min(int(g["panels"][0]), max(1, JOBS_PER_CORE * processor.cores() // jobs))
 
 
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:

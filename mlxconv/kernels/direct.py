@@ -16,6 +16,7 @@ References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Mult
             E. Georganas et al., Anatomy of High-Performance Deep Learning Convolutions, 2018.
 """
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ TILES = {
         Tile((14, 1), 0.7),  # 14 + 1 + 1 = 16 of 32; 15 loads feed 14 FMA
     ),
     (32, 1): (
-        Tile((14, 1), 0.95),
+        Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
+        Tile((10, 2), 0.9),  # 20 + 2 + 1; fits images of 7 x 7
         Tile((8, 2), 0.9),
         Tile((14, 1), 0.75, share=2),  # two multiply-adds of halves start in a cycle
     ),
@@ -155,7 +157,8 @@ def _slowdown(p: "Problem", MR: int, phases: int) -> float:
     are copied, one behind the other."""
     rows = -(-p.output_L[-1] // phases)
     if rows < MR:
-        return 1.0
+        positions = max(1, p.N * math.prod(p.output_L))
+        return -(-positions // MR) * MR / positions
     step = p.stride[-1] * phases * p.C * processor.vector_bytes() // lanes_of(p)
     lines = processor.lines_per_set(step, MR) + OTHER_LINES
     return -(-rows // MR) * MR / rows * max(1.0, lines / processor.caches().L1_ways)

@@ -13,7 +13,8 @@ Layout      a panel holds NR neighbouring filters, whatever their group, and eac
 
             As many channels as filters are loaded once and repeated in registers; otherwise
             each channel is loaded by itself.  Where taps are as far apart as positions, TAPS rows
-            of the panel are kept in registers and each row of x serves them all:
+            of the panel are kept in registers and each row of x serves them all, as many as leave
+            the fewest taps of a line over:
 
                 row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
 
@@ -43,17 +44,18 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 # registers of the machine -> the tile of few taps and that of LONG lines of taps or more, each MR
-# positions x 1 vector, MR // 2 taps at a time
+# positions x 1 vector
 TILES = {
     16: (
         Tile((7, 1), 0.7),  # 7 + 3 + 1 of 16: fits lines of 7, 14, 28, ... and 3 taps
         Tile((8, 1), 0.8),  # 8 + 4 + 1: as many chains as hide the latency of an FMA
     ),
     32: (
-        Tile((7, 1), 0.7),
-        Tile((12, 1), 0.8),  # 12 + 6 + 1 of 32: 23 loads feed 72 FMA
+        Tile((7, 1), 0.7),  # 7 + 7 + 1 of 32: 20 loads feed the 49 FMA of 7 taps
+        Tile((12, 1), 0.8),  # 12 + 7 + 1: 25 loads feed 84 FMA
     ),
 }
+TAPS = {16: (3, 4), 32: (3, 4, 5, 6, 7)}  # that a tile may take at a time
 LONG = 16  # from here FMA bound a tile, 12 % in favour of the second; below it loads and stores do
 
 
@@ -81,10 +83,10 @@ def spreads(GROUP, CHANNELS, vec):
 
 
 @lru_cache
-def micro_kernel(GROUP, CHANNELS, MR, NV, vec):
+def micro_kernel(GROUP, CHANNELS, TAPS, MR, NV, vec):
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
     which has CHANNELS, or any number if that is 0."""
-    LANES, TAPS, ROWS = vec.lanes, taps_of(MR), MR + taps_of(MR) - 1
+    LANES, ROWS = vec.lanes, MR + TAPS - 1
     TURNS = CHANNELS or 1  # channels of each group that one load brings
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
 
@@ -160,10 +162,12 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
     while 2 * p.O <= lanes_of(p) // tile.share and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
     slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
-    taps = taps_of(tile.shape[0]) if slides else 1
+    taps = taps_of(p.K[-1]) if slides else 1
+    kernel_of = partial(kernel_of, taps)
     return schedule_of(p, kernel_of, tile, over_groups=True, repeats=repeats, tap_block=taps)
 
 
-def taps_of(MR: int) -> int:
-    """The taps that rows of x serve at a time, in a tile of MR positions."""
-    return MR // 2
+def taps_of(K: int) -> int:
+    """The taps of a line of K that rows of x serve at a time: a block takes as long as a tap to begin,
+    and a tap that is left over as long as six, since each multiply-add waits for its operand."""
+    return min(TAPS[processor.registers()], key=lambda taps: K // taps * (taps + 1) + 6 * (K % taps))

@@ -154,7 +154,8 @@ def schedule_of(
     else:
         range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work)
     if few:
-        g["panel_blocks"] = blocking.panel_blocks(g)
+        copies = range_kernel is blocks and (elements.converts or meets_padding(p))
+        g["panel_blocks"] = blocking.panel_blocks(g, window * NR * vec.dtype.itemsize, copies)
     if over_groups:
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
         g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
