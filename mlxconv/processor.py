@@ -50,7 +50,6 @@ def registers() -> int:
     return 32 if "avx512f" in features or triple.startswith(("aarch64", "arm64")) else 16
 
 
-@lru_cache(1)
 def fma_per_cycle() -> int:
     """Multiply-adds of whole registers that may start in a cycle: 1 where registers of 512 bits
     pass through units of 256, else 2."""

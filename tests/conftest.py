@@ -1,8 +1,4 @@
-"""What all tests share: more threads than cores, and switches for width and threading."""
-
-import os
-
-os.environ.setdefault("NUMBA_NUM_THREADS", "4")  # so that splits over 2, 3 and 4 are tested
+"""What all tests share: switches for width and threading."""
 
 import pytest
 

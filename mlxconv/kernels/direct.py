@@ -116,7 +116,7 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
     filters, taps, stride = max(1, p.O // p.groups), p.K[-1], p.stride[-1]
     for tile in tiles():
         MR, NR, most = tile.shape[0], _filters(tile, lanes_of(p)), 1
-        if p.groups == 1 and (p.kernel_dilation[-1] == 1 or taps == 1) and filters < NR:
+        if p.groups == p.kernel_dilation[-1] == 1 and taps > 1 and filters < NR:
             most = max(1, min(NR // filters, p.output_L[-1] // MR))
         for phases in sorted({most, most // 2 or 1, 1}):
             reach = (taps + (phases - 1) * stride) / taps

@@ -148,7 +148,7 @@ def schedule_of(
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), tap_block
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     work = _work(g, window, over_groups)
-    few = not over_groups and blocking.meets_few(g, window, elements)
+    few = not (over_groups or by_filter) and blocking.meets_few(g, window, elements)
     if blocking.gathers(g):
         range_kernel, strip = gathered, blocking.gathered_blocks(g, elements, few)
     else:
@@ -158,7 +158,8 @@ def schedule_of(
         g["panel_blocks"] = blocking.panel_blocks(g, window * NR * vec.dtype.itemsize, copies)
     if over_groups:
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
-        g["panel_blocks"] = 1 if g["overlaps"][0] else g["panel_blocks"]
+    if by_filter or g["overlaps"][0]:
+        g["panel_blocks"] = 1  # a tile meets all filters
     by_line, whole = range_kernel is blocks, int(g["groups"][0] * g["panels"][0])
     lines = int((g["N"] * g["out"][0, 0] * g["line_blocks"])[0]) if by_line else 1
     split = (
