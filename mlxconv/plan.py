@@ -64,7 +64,7 @@ class Plan:
         """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
 
         What is made of the filters is kept in `packed`, and found there the next time."""
-        if out is packed is None and self._are_plain(x, w) and (at_once := self._bound):
+        if out is None and packed is None and self._are_plain(x, w) and (at_once := self._bound):
             y = self._new_output()
             x, w, flat = x.ravel(), w.ravel(), y.ravel()
             if at_once(x, w, flat) and self.schedule.suspects:

@@ -22,8 +22,10 @@ KEEP = 32
 
 
 class Memory(np.ndarray):
-    """Bytes that start at a cache line.  (Of a type of its own, since NumPy takes the last array of
-    type ndarray for the base of a view, however many there are on the way to it.)"""
+    """Bytes that start at a cache line.
+
+    Of a type of its own, since NumPy takes the last array of type ndarray for the base of a view,
+    however many there are on the way to it."""
 
 
 _idle: list[np.ndarray] = []  # the oldest first
@@ -46,7 +48,7 @@ def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
         return aligned_empty(size, "uint8").view(dtype).reshape(shape)
-    return np.ndarray(shape, dtype, _memory(size).view(Lease))  # type: ignore[arg-type]
+    return np.ndarray(shape, dtype, _memory(size).view(Lease))
 
 
 def _memory(size: int) -> np.ndarray:

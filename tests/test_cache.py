@@ -121,8 +121,8 @@ print(compiled(1, (40000,), 16, (3,), 1 if few else 32), sum([
 @pytest.mark.parametrize("threads", (1, 2))
 @pytest.mark.parametrize("variant", mlxconv.variants())
 def test_a_second_shape_compiles_nothing(tmp_path, variant, threads):
-    """A kernel is compiled for a variant and a type; sizes and parameters are data.  (The other tiles
-    of a variant, and short lines, are compiled when they are first met.)"""
+    """A kernel is compiled for a variant and a type; sizes and parameters are data.  (The other
+    tiles of a variant, and short lines, are compiled when they are first met.)"""
     done = run(tmp_path, f"{variant} {threads}", program=SHAPES)
     assert done.returncode == 0, done.stderr
     first, others = map(int, done.stdout.split())

@@ -19,21 +19,25 @@ def gathers(g: np.ndarray) -> bool:
         return True
     if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
         return False
-    C = int(g["C"][0])
-    pieces = taps // int(g["K"][0, 2]) if g["dilation"][0, 2] == 1 else taps
-    wasted = (-(-W // MR) * MR / W - 1) * 2 * int(g["O"][0]) * taps * C
-    return wasted > taps * C * COPY_FLOP + pieces * PIECE_FLOP
+    wasted = (-(-W // MR) * MR / W - 1) * 2 * int(g["O"][0])
+    return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
 
 
 PIECE_FLOP = 2500  # to copy a piece of a window: 25 ns beside its elements
+
+
+def gather_flop(taps: int, dilation: int, channels: int) -> float:
+    """What a tile could do in the time in which an element of a window is copied, one of a line of
+    so many taps."""
+    return COPY_FLOP + PIECE_FLOP / max(1, channels * (taps if dilation == 1 else 1))
 
 
 WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
 
 
 def meets_few(g: np.ndarray, window: int, elements: Elements) -> bool:
-    """Whether filters meet so few positions that to copy the input for each of several parts of them
-    takes less than to share what others have packed."""
+    """Whether filters meet so few positions that to copy the input for each of several parts of
+    them takes less than to share what others have packed."""
     positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
     return (
         g["phases"][0] == 1
@@ -52,8 +56,11 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
     return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
 
 
-def line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) -> int:
-    """Set the blocks of positions, groups and panels; returns the elements of a strip of input."""
+def line_blocks(
+    g: np.ndarray, window: int, elements: Elements, flop: float, few: bool = False
+) -> int:
+    """Set the blocks of positions, groups and panels; returns the elements of a strip of input.
+    With `few` positions it is the panels that are shared out."""
     W, MR, NR = int(g["out"][0, 2]), int(g["MR"][0]), int(g["NR"][0])
     groups, panels = int(g["groups"][0]), int(g["panels"][0])
     itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
@@ -71,6 +78,8 @@ def line_blocks(g: np.ndarray, window: int, elements: Elements, flop: float) -> 
     parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
     g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
+    if few:
+        g["blocks"] = -(-W // positions)
     lines, parts = min(sharings(g, itemsize), key=lambda s: _cycles(g, elements, *s))
     g["line_blocks"] = -(-int(g["out"][0, 1]) // lines)
     if parts > 1:
@@ -155,21 +164,6 @@ def window_pitch(g: np.ndarray, elements: Elements) -> int:
         size += 64 // itemsize
     g["pitch"] = size
     return size
-
-
-JOBS_PER_CORE = 2
-
-
-def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
-    """The same for blocks of gathered windows, which take up to 128 KB in L2; `few` are one."""
-    MR, size = int(g["MR"][0]), window_pitch(g, elements)
-    positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
-    rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
-    blocks = 1 if few else max(1, positions // rows)
-    cores, groups = processor.cores(), int(g["groups"][0])
-    parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
-    g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
-    return max(MR, -(-positions // blocks)) * size
 
 
 def panel_blocks(g: np.ndarray, panel_bytes: int, copies: bool) -> int:

@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
+from mlxconv.kernels import blocking
 from mlxconv.kernels.schedule import Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import broadcast, fma, load, store, store_n, zero
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 # (registers of the machine, multiply-adds that start in a cycle) -> tiles.  With one a cycle the
-# smallest tile is as fast as any, and wastes least; where its rows crowd a set of L1, shorter ones win.
+# smallest tile is as fast as any, and wastes least; where its rows crowd a set of L1, others win.
 TILES = {
     (16, 2): (
         Tile((6, 2), 0.9),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA
@@ -44,7 +45,7 @@ TILES = {
     (32, 1): (
         Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
         Tile((10, 2), 0.9),  # 20 + 2 + 1; fits images of 7 x 7
-        Tile((8, 2), 0.9),
+        Tile((8, 2), 0.92),  # 16 + 2 + 1
         Tile((14, 1), 0.75, share=2),  # two multiply-adds of halves start in a cycle
     ),
 }
@@ -157,8 +158,9 @@ def _slowdown(p: "Problem", MR: int, phases: int) -> float:
     are copied, one behind the other."""
     rows = -(-p.output_L[-1] // phases)
     if rows < MR:
-        positions = max(1, p.N * math.prod(p.output_L))
-        return -(-positions // MR) * MR / positions
+        positions, filters = max(1, p.N * math.prod(p.output_L)), max(1, p.O // p.groups)
+        copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups)
+        return -(-positions // MR) * MR / positions * (1 + copies / (2 * filters))
     step = p.stride[-1] * phases * p.C * processor.vector_bytes() // lanes_of(p)
     lines = processor.lines_per_set(step, MR) + OTHER_LINES
     return -(-rows // MR) * MR / rows * max(1.0, lines / processor.caches().L1_ways)

@@ -40,7 +40,7 @@ WINDOWS = 1 << 14  # elements of all windows together: 64 KB stay in L2
 # registers of the machine -> positions for 1, 2, ... filters, each a sum of its own; windows are
 # operands, and each load of theirs feeds as many multiply-adds as there are filters
 TILES = {
-    16: (12, 6, 4, 3),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 12 + 4 + 1 of 16, one filter an operand
+    16: (12, 6, 4, 2),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 8 + 4 + 1 of 16
     32: (14, 10, 8, 6),  # 14 + 1, 20 + 2 + 1, 24 + 3 + 1, 24 + 4 + 1 of 32
 }
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
@@ -146,8 +146,8 @@ def refuses(p: "Problem") -> str:
     positions = math.prod(p.output_L)
     if positions >= MOST_POSITIONS:
         return (
-            f"there are {positions} output positions, not less than {MOST_POSITIONS}, and more than "
-            f"{len(tiles())} filters, or channels that do not fill vectors of {lanes_of(p)}"
+            f"there are {positions} output positions, not less than {MOST_POSITIONS}, and more "
+            f"than {len(tiles())} filters, or channels that do not fill vectors of {lanes_of(p)}"
         )
     if p.N * positions * math.prod(p.K) * (p.C // p.groups) > WINDOWS:
         return f"all windows together have more than {WINDOWS} elements"

@@ -50,8 +50,9 @@ def takes(elements):
 
     @kernel
     def take_jobs(data, s, c, chunks, lo, hi):
-        """Run the jobs of step `s` that are worker c's share of [lo, hi), a piece of them at a time,
-        then those that others have not come to: one that loses its core leaves them to these."""
+        """Run the jobs of step `s` that are worker c's share of [lo, hi), a piece of them at a
+        time, then those that others have not come to: one that loses its core for a while leaves
+        them to these."""
         address, piece = data.geometry[0].step[s], max(1, (hi - lo) // (PIECES_ * chunks))
         data.runs[PACKED] = data.runs[COPIED] = 0
         for i in range(chunks):

@@ -159,7 +159,7 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
     lines no shorter than a tile, since windows of shorter ones are copied one by one."""
     few, many = tiles()
     tile = many if p.K[-1] >= LONG and p.groups == p.C else few
-    while 2 * p.O <= lanes_of(p) // tile.share and tile.share < processor.vector_bytes() // 16:
+    while lanes_of(p) // tile.share >= 2 * p.O and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
     slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
     taps = taps_of(p.K[-1]) if slides else 1
@@ -168,6 +168,7 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
 
 
 def taps_of(K: int) -> int:
-    """The taps of a line of K that rows of x serve at a time: a block takes as long as a tap to begin,
-    and a tap that is left over as long as six, since each multiply-add waits for its operand."""
-    return min(TAPS[processor.registers()], key=lambda taps: K // taps * (taps + 1) + 6 * (K % taps))
+    """The taps of a line of K that rows of x serve at a time: a block takes as long as a tap to
+    begin, and a tap that is left over as long as six, each multiply-add waiting for its operand."""
+    choices = TAPS[processor.registers()]
+    return min(choices, key=lambda taps: K // taps * (taps + 1) + 6 * (K % taps))

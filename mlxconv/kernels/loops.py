@@ -20,6 +20,7 @@ import numba
 import numpy as np
 from numba import types
 
+from mlxconv import processor
 from mlxconv.kernels.geometry import (
     COPIED,
     PACKED,
@@ -30,9 +31,11 @@ from mlxconv.kernels.geometry import (
     pack_call,
     part_of,
 )
+from mlxconv.kernels.packing import finite
 from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
+from mlxconv.simd.vector import vec_of
 
 
 @lru_cache
@@ -52,6 +55,7 @@ def computes(elements):
     """compute for these types of input and output."""
     ROUNDS, narrow = elements.rounds, elements.narrow
     call_tile = tile_call(elements.dtype)
+    is_finite = finite(vec_of(elements.dtype, processor.vector_bytes()))
 
     @kernel(inline="always")
     def compute(data, x, runs, panel, y, positions, filters):
@@ -72,13 +76,13 @@ def computes(elements):
             behind = Rows(out.a, out.at + whole, out.step)
             call_tile(g.narrow, x, runs, last, behind, rows, left, 0)
         if g.phases > 1:  # a zero of the panel may have met an infinity
-            suspect = 0
-            for m in range(positions):
-                for o in range(filters):
-                    value = out.a[out.at + m * out.step + o]
-                    suspect += value != value
-            if suspect:
-                data.counters[SUSPECT] = 1
+            if out.step == filters:
+                if not is_finite(out.a, out.at, positions * filters):
+                    data.counters[SUSPECT] = 1
+            else:
+                for m in range(positions):
+                    if not is_finite(out.a, out.at + m * out.step, filters):
+                        data.counters[SUSPECT] = 1
         if ROUNDS or positions < g.MR:
             for m in range(positions):
                 for o in range(filters):
@@ -94,9 +98,9 @@ def packs_once(elements):
 
     @kernel
     def packed_filters(data, g0, g1, p0, p1):
-        """The Panels of groups [g0, g1), panels [p0, p1): where all workers share them, if they were
-        packed before, else in the scratch of this one, packed unless its last job had the same.
-        What another core has written is slower to read than to pack."""
+        """The Panels of groups [g0, g1), panels [p0, p1): where all workers share them, if they
+        were packed before, else in the scratch of this one, packed unless its last job had the
+        same.  What another core has written is slower to read than to pack."""
         g, part = data.geometry[0], 1 + g0 * data.geometry[0].panels + p0
         if data.panels.size > 0:
             return Panels(data.panels, 0, g.panels)

@@ -35,10 +35,33 @@ CHAINS = 4  # of multiply-adds: as many as their latency has cycles
 
 
 @lru_cache
+def finite(vec):
+    """is_finite for numbers of the type of `vec`."""
+    LANES, CHAINS_ = vec.lanes, CHAINS
+
+    @kernel
+    def is_finite(a, first, size):
+        """Whether none of `size` numbers is an infinity or NaN: only those
+        times zero are not zero."""
+        acc = registers(CHAINS_, fill=zero(vec))
+        several = size - size % (CHAINS_ * LANES)
+        for i in range(first, first + several, CHAINS_ * LANES):
+            for j in static_range(CHAINS_):
+                acc[j] = fma(load(vec, a, i + j * LANES), zero(vec), acc[j])
+        for i in range(first + several, first + size, LANES):
+            acc[0] = fma(load_n(vec, a, i, first + size - i), zero(vec), acc[0])
+        for j in static_range(CHAINS_ - 1):
+            acc[0] = fma(acc[j + 1], zero(vec), acc[0])
+        return sum_lanes(acc[0]) == 0
+
+    return is_finite
+
+
+@lru_cache
 def packers(vec):
     """pack_panel for weights of the type of `vec`."""
     LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
-    CHAINS_ = CHAINS
+    is_finite = finite(vec)
 
     @kernel
     def pack_squares(w, source, step, panels, to, S, NR):
@@ -113,21 +136,6 @@ def packers(vec):
                 left = g.w_run - packed
                 pack_edges(w, at + packed, g.w_filter, panels, row + packed * NR, left, NR, n)
             v += n
-
-    @kernel
-    def is_finite(panels, to, size):
-        """Whether none of `size` weights is an infinity or NaN: only those
-        times zero are not zero."""
-        acc = registers(CHAINS_, fill=zero(vec))
-        several = size - size % (CHAINS_ * LANES)
-        for i in range(to, to + several, CHAINS_ * LANES):
-            for j in static_range(CHAINS_):
-                acc[j] = fma(load(vec, panels, i + j * LANES), zero(vec), acc[j])
-        for i in range(to + several, to + size, LANES):
-            acc[0] = fma(load_n(vec, panels, i, to + size - i), zero(vec), acc[0])
-        for j in static_range(CHAINS_ - 1):
-            acc[0] = fma(acc[j + 1], zero(vec), acc[0])
-        return sum_lanes(acc[0]) == 0
 
     @kernel
     def pack_panel(data, unit, panels, to):

@@ -135,7 +135,8 @@ def schedule_of(
     With `over_groups` the vectors of the tile run over the filters of all groups, for which strips
     of input repeat each channel so often; with `phases` each row of a tile computes that many
     neighbouring positions; `narrow` is a tile of one vector, for filters that are left over by the
-    other and fit into it; `tap_block` taps are summed together; `by_filter` each panel is a filter as it is."""
+    other and fit into it; `tap_block` taps are summed together; `by_filter` each panel is a filter
+    as it is."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     MR, NR = tile.shape[0], 1 if by_filter else tile.shape[1] * tile.vec(elements).lanes
@@ -152,7 +153,7 @@ def schedule_of(
     if blocking.gathers(g):
         range_kernel, strip = gathered, blocking.gathered_blocks(g, elements, few)
     else:
-        range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work)
+        range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work, few)
     if few:
         copies = range_kernel is blocks and (elements.converts or meets_padding(p))
         g["panel_blocks"] = blocking.panel_blocks(g, window * NR * vec.dtype.itemsize, copies)
