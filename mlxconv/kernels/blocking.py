@@ -23,7 +23,7 @@ def gathers(g: np.ndarray) -> bool:
     return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
 
 
-PIECE_FLOP = 2500  # to copy a piece of a window: 25 ns beside its elements
+PIECE_FLOP = 1000  # to copy a piece of a window: 10 ns beside its elements
 
 
 def gather_flop(taps: int, dilation: int, channels: int) -> float:

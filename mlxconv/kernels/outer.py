@@ -33,11 +33,17 @@ from mlxconv.simd.words import broadcast, fma, load, load_n, store, store_n, zer
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-TILES = {16: (6, 2), 32: (14, 2)}  # registers of the machine -> (MR, NV)
+# (registers of the machine, multiply-adds that start in a cycle) -> (MR, NV)
+TILES = {(16, 2): (6, 2), (32, 2): (14, 2), (32, 1): (8, 2)}
 POSITIONS = 128  # copied at a time: fewer would add up the sums in memory more often
 FILTERS = 128  # of a job, at the most: a copied window is used for so many
 JOBS = 8  # at the least, if there is work for so many
 WORTH_A_PIECE = 4  # times POSITIONS
+
+
+def tile() -> tuple[int, int]:
+    """That of this machine."""
+    return TILES[processor.registers(), processor.fma_per_cycle()]
 
 
 @lru_cache
@@ -88,7 +94,7 @@ def gradient_copies(vec):
 @lru_cache
 def range_kernel(elements, vec):
     """The kernel over blocks of filters, groups and pieces of the positions."""
-    MR, NV = TILES[processor.registers()]
+    MR, NV = tile()
     LANES, gather, copy_gradients = vec.lanes, gathers(elements, vec), gradient_copies(vec)
     add_products = tiles(MR, NV, vec)
 
@@ -176,7 +182,7 @@ def schedule(p: "Problem") -> Schedule:
     (pieces, *weight_shape), `pieces` being the first number of the split."""
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    (MR, NV), lanes = TILES[processor.registers()], vec.lanes
+    (MR, NV), lanes = tile(), vec.lanes
     g, taps, filters = geometry_of(p), math.prod(p.K), p.O // p.groups
     positions = p.N * math.prod(p.output_L)
     most = max(1, positions // (WORTH_A_PIECE * POSITIONS))

@@ -109,10 +109,9 @@ def row_copies(elements, vec):
     """copy_rows for inputs of this type."""
     CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
 
-    @kernel
-    def copy_run(data, source, to, count):
+    @kernel(inline="always")
+    def copy_run(x, scratch, source, to, count):
         """scratch[to + i] = x[source + i] for i < count."""
-        x, scratch = data.x, data.scratch
         if not CONVERTS:
             for i in range(0, count - LANES + 1, LANES):
                 store(load(vec, x, source + i), scratch, to + i)
@@ -123,36 +122,36 @@ def row_copies(elements, vec):
             for i in range(count):
                 scratch[to + i] = widen(x[source + i])
 
-    @kernel
-    def copy_row(data, source, to):
+    @kernel(inline="always")
+    def copy_row(g, x, scratch, source, to):
         """scratch[to + c] = x[source + c // multiplier * x_channel] for the channels of a row."""
-        g, x, scratch = data.geometry[0], data.x, data.scratch
         channels = g.channels
         if g.multiplier == 1 and g.x_channel == 1:
-            copy_run(data, source, to, channels)
+            copy_run(x, scratch, source, to, channels)
         else:
             for i in range(0, channels, g.multiplier):
                 value = widen(x[source + i // g.multiplier * g.x_channel])
                 for j in range(i, min(i + g.multiplier, channels)):
                     scratch[to + j] = value
 
-    @kernel
-    def copy_rows(data, base, first, rows, c0, at):
+    @kernel(inline="always")
+    def copy_rows(g, x, scratch, base, first, rows, c0, at):
         """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
-        0 outside the input."""
-        g, scratch = data.geometry[0], data.scratch
+        0 outside the input.  (To pass all of `data` would take longer than to copy a few rows.)"""
         lo = min(rows, max(0, -first))
         hi = max(lo, min(rows, g.L[2] - first))
         width, step = g.width, g.x_step[2]
         source = base + first * step + c0 * g.x_channel
-        scratch[at : at + lo * width] = 0
-        scratch[at + hi * width : at + rows * width] = 0
+        for i in range(at, at + lo * width):  # a slice would take longer than most are
+            scratch[i] = 0
+        for i in range(at + hi * width, at + rows * width):
+            scratch[i] = 0
         if g.multiplier == 1 and g.x_channel == 1 and width == g.channels and width == step:
             lo, hi = lo * width, hi * width  # rows without gaps
-            copy_run(data, source + lo, at + lo, hi - lo)
+            copy_run(x, scratch, source + lo, at + lo, hi - lo)
         else:
             for i in range(lo, hi):
-                copy_row(data, source + i * step, at + i * width)
+                copy_row(g, x, scratch, source + i * step, at + i * width)
                 for c in range(g.channels, width):
                     scratch[at + i * width + c] = 0
 
@@ -183,7 +182,7 @@ def strip_copies(elements, vec):
                 line = g.x_offset + n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
                 for k in range(w.k0, w.k1 if far else min(w.k1, w.k0 + 1)):
                     first = w.first + k * g.dilation[2] if min(rd, rh) >= 0 else g.L[2]
-                    copy_rows(data, line, first, rows, c0, at)
+                    copy_rows(g, data.x, data.scratch, line, first, rows, c0, at)
                     at += rows * g.width
 
     return copy_strip
@@ -231,10 +230,11 @@ def gathers(elements, vec):
         positions counted over N, D, H and W."""
         g = data.geometry[0]
         taps = g.K[2] if g.dilation[2] == 1 else 1  # that are neighbouring rows
+        c0 = group * g.group_channels
+        w, rest = l0 % g.out[2], l0 // g.out[2]
+        h, rest = rest % g.out[1], rest // g.out[1]
+        d, n = rest % g.out[0], rest // g.out[0]
         for m in range(l1 - l0):
-            w, rest = (l0 + m) % g.out[2], (l0 + m) // g.out[2]
-            h, rest = rest % g.out[1], rest // g.out[1]
-            d, n = rest % g.out[0], rest // g.out[0]
             at, first = m * pitch, w * g.stride[2] - g.padding[2]
             for kd in range(g.K[0]):
                 rd = d * g.stride[0] - g.padding[0] + kd * g.dilation[0]
@@ -244,8 +244,15 @@ def gathers(elements, vec):
                     outside = not (0 <= rd < g.L[0] and 0 <= rh < g.L[1])
                     for k in range(0, g.K[2], taps):
                         r = g.L[2] if outside else first + k * g.dilation[2]
-                        copy_rows(data, base, r, taps, group * g.group_channels, at)
+                        copy_rows(g, data.x, data.scratch, base, r, taps, c0, at)
                         at += taps * g.width
+            w += 1  # counted on: to divide for each position would take as long as to copy it
+            if w == g.out[2]:
+                w, h = 0, h + 1
+                if h == g.out[1]:
+                    h, d = 0, d + 1
+                    if d == g.out[0]:
+                        d, n = 0, n + 1
         for i in range((l1 - l0) * pitch, g.MR * pitch):  # rows that fill up the tile
             data.scratch[i] = 0
 
