@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from mlxconv import processor
 from mlxconv.kernels import blocking
-from mlxconv.kernels.schedule import Schedule, Tile, lanes_of, schedule_of
+from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import broadcast, fma, load, store, store_n, zero
 
@@ -109,7 +109,7 @@ def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
     narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p))
-    return schedule_of(p, micro_kernel, tile, phases=phases, narrow=narrow)
+    return schedule_of(p, micro_kernel, tile, Layout(phases=phases, narrow=narrow))
 
 
 def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:

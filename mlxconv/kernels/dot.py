@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING
 from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, geometry_of
-from mlxconv.kernels.schedule import Schedule, Step, Tile, lanes_of, meets_padding, schedule_of
+from mlxconv.kernels.schedule import (
+    Layout,
+    Schedule,
+    Step,
+    Tile,
+    lanes_of,
+    meets_padding,
+    schedule_of,
+)
 from mlxconv.kernels.window import gathers
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
@@ -172,7 +180,7 @@ def meets_few_filters(p: "Problem") -> bool:
 def schedule(p: "Problem") -> Schedule:
     """Tiles for few filters; for few positions, one job for every few filters of a group."""
     if meets_few_filters(p):
-        return schedule_of(p, micro_kernel, tiles()[p.O // p.groups - 1], by_filter=True)
+        return schedule_of(p, micro_kernel, tiles()[p.O // p.groups - 1], Layout(by_filter=True))
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g, filters = geometry_of(p), p.O // p.groups

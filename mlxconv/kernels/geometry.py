@@ -61,7 +61,7 @@ GEOMETRY = np.dtype(
         ("bank_rows", "i8"),  # panel rows from one bank to the next
         ("weights", "i8"),  # of one filter, in one line of taps
         ("tail", "i8"),  # positions of a line that are left over by the phases
-        ("tiles", "i8"),  # register tiles in a line
+        ("tiles", "i8"),  # register tiles in a line; 0 where blocks gather windows from any line
         ("blocks", "i8"),  # blocks of tiles in a line
         ("line_blocks", "i8"),  # blocks of lines along H
         ("MR", "i8"),  # positions of a register tile

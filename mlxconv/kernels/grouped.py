@@ -32,6 +32,7 @@ from mlxconv import processor
 from mlxconv.kernels.schedule import (
     OVERLAPS,
     SLIDES,
+    Layout,
     Schedule,
     Tile,
     lanes_of,
@@ -163,8 +164,8 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
         tile = tile._replace(share=2 * tile.share)
     slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
     taps = taps_of(p.K[-1]) if slides else 1
-    kernel_of = partial(kernel_of, taps)
-    return schedule_of(p, kernel_of, tile, over_groups=True, repeats=repeats, tap_block=taps)
+    layout = Layout(over_groups=True, repeats=repeats, tap_block=taps)
+    return schedule_of(p, partial(kernel_of, taps), tile, layout)
 
 
 def taps_of(K: int) -> int:

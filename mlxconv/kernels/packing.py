@@ -41,8 +41,8 @@ def finite(vec):
 
     @kernel
     def is_finite(a, first, size):
-        """Whether none of `size` numbers is an infinity or NaN: only those
-        times zero are not zero."""
+        """Whether none of `size` numbers is an infinity or NaN: only those times zero are not
+        zero."""
         acc = registers(CHAINS_, fill=zero(vec))
         several = size - size % (CHAINS_ * LANES)
         for i in range(first, first + several, CHAINS_ * LANES):

@@ -115,85 +115,122 @@ class Schedule:
         return serial(self.elements)
 
 
-PARTS = (("groups", "group_blocks"), ("panels", "panel_blocks"))
 OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
+
+
+class Layout(NamedTuple):
+    """How the tiles of a variant lie over a problem."""
+
+    over_groups: bool = False  # vectors run over the filters of all groups
+    repeats: int = 1  # ... for which strips of input repeat each channel so often
+    tap_block: int = 1  # taps of a line that are summed together
+    phases: int = 1  # neighbouring positions that each row of a tile computes
+    narrow: Tile | None = None  # of one vector, for filters that are left over and fit into it
+    by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
 
 
 def schedule_of(
     p: "Problem",
     micro_kernel: Callable[..., Callable[..., None]],
     tile: Tile,
-    over_groups: bool = False,
-    repeats: int = 1,
-    phases: int = 1,
-    narrow: Tile | None = None,
-    tap_block: int = 1,
-    by_filter: bool = False,
+    layout: Layout = Layout(),
 ) -> Schedule:
-    """The schedule of a register tile: panels of NR filters, blocks of positions.
-
-    With `over_groups` the vectors of the tile run over the filters of all groups, for which strips
-    of input repeat each channel so often; with `phases` each row of a tile computes that many
-    neighbouring positions; `narrow` is a tile of one vector, for filters that are left over by the
-    other and fit into it; `tap_block` taps are summed together; `by_filter` each panel is a filter
-    as it is."""
+    """The schedule of a register tile: panels of NR filters, blocks of positions."""
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    MR, NR = tile.shape[0], 1 if by_filter else tile.shape[1] * tile.vec(elements).lanes
-    g = in_phases(p, phases)
-    g = across_groups(g, NR, repeats) if over_groups else g
-    g["MR"] = MR
+    g = _tiled(p, tile, layout, elements)
+    window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
+    work = _work(g, window, layout.over_groups)
+    strip, few = _blocked(p, g, layout, elements, work)
+    split, by_line = _split(g), bool(g["tiles"][0])
+    tiles = [t for t in (tile, layout.narrow) if t]
+    kernels = [micro_kernel(*t.shape, t.vec(elements)) for t in tiles]
+    whole = int(g["groups"][0] * g["panels"][0])
+    panels, range_kernel = whole * window * NR, blocks if by_line else gathered
+    packing = Step(packs(elements), whole, PACK_FLOP * panels)
+    computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
+    alone = few or _packs_alone(panels, packing.flop, work)
+    own = _scratch(g, strip, elements, vec.lanes)
+    return Schedule(
+        elements,
+        g,
+        steps=(packing, computing),
+        tile=" and ".join(t.name(elements) for t in tiles),
+        parts=tuple(_parts(elements, vec, kernels, by_line)),
+        panels=panels,
+        shared=0 if alone else panels,
+        scratch=own + alone * math.prod(_parts_of_job(g)) * window * NR,
+        runs=2 * math.prod(g["K"][0].tolist()) + 2,
+        split=split,
+        by_line=by_line,
+        suspects=layout.phases > 1 or meets_padding(p),
+    )
+
+
+def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.ndarray:
+    """The geometry of `p` with panels of the tile's filters."""
+    NR = 1 if layout.by_filter else tile.shape[1] * tile.vec(elements).lanes
+    g = in_phases(p, layout.phases)
+    g = across_groups(g, NR, layout.repeats) if layout.over_groups else g
+    g["MR"], narrow = tile.shape[0], layout.narrow
     if narrow:
-        g["MR"] = max(MR, narrow.shape[0])  # each block is enough for both
+        g["MR"] = max(tile.shape[0], narrow.shape[0])  # each block is enough for both
         g["narrow_NR"] = narrow.vec(elements).lanes
-    g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), tap_block
-    window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
-    work = _work(g, window, over_groups)
-    few = not (over_groups or by_filter) and blocking.meets_few(g, window, elements)
-    if blocking.gathers(g):
-        range_kernel, strip = gathered, blocking.gathered_blocks(g, elements, few)
-    else:
-        range_kernel, strip = blocks, blocking.line_blocks(g, window, elements, work, few)
-    if few:
-        copies = range_kernel is blocks and (elements.converts or meets_padding(p))
-        g["panel_blocks"] = blocking.panel_blocks(g, window * NR * vec.dtype.itemsize, copies)
-    if over_groups:
+    g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), layout.tap_block
+    if layout.over_groups:
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
-    if by_filter or g["overlaps"][0]:
-        g["panel_blocks"] = 1  # a tile meets all filters
-    by_line, whole = range_kernel is blocks, int(g["groups"][0] * g["panels"][0])
+    return g
+
+
+def _blocked(
+    p: "Problem", g: np.ndarray, layout: Layout, elements: Elements, work: float
+) -> tuple[int, bool]:
+    """Set the blocks; returns the elements of a strip of input, or of the windows that a block
+    gathers, and whether there are few positions."""
+    window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
+    shares = not (layout.over_groups or layout.by_filter)
+    few = shares and blocking.meets_few(g, window, elements)
+    gathers = blocking.gathers(g)
+    if gathers:
+        strip = blocking.gathered_blocks(g, elements, few)
+    else:
+        strip = blocking.line_blocks(g, window, elements, work, few)
+    if few:
+        panel_bytes = window * int(g["NR"][0]) * np.dtype(elements.dtype).itemsize
+        copies = not gathers and (elements.converts or meets_padding(p))
+        g["panel_blocks"] = blocking.panel_blocks(g, panel_bytes, copies)
+    if layout.by_filter or g["overlaps"][0]:
+        g["panel_blocks"] = 1
+    return strip, few
+
+
+def _split(g: np.ndarray) -> tuple[tuple[str, int], ...]:
+    """What the jobs are, for people, and how many."""
+    by_line = bool(g["tiles"][0])
     lines = int((g["N"] * g["out"][0, 0] * g["line_blocks"])[0]) if by_line else 1
-    split = (
+    return (
         ("blocks of lines", lines),
         ("blocks of positions", int(g["blocks"][0]) + int(by_line and g["tail"][0] > 0)),
         ("blocks of groups", int(g["group_blocks"][0])),
         ("blocks of panels", int(g["panel_blocks"][0])),
     )
-    panels = whole * window * NR
-    tiles = [t for t in (tile, narrow) if t]
-    kernels = [micro_kernel(*t.shape, t.vec(elements)) for t in tiles]
-    packing = Step(packs(elements), whole, PACK_FLOP * panels)
-    alone = few or _packs_alone(panels, packing.flop, work)
-    parts = [-(-int(g[n][0]) // int(g[m][0])) for n, m in PARTS]  # groups and panels of a job
-    filters = parts[1] * NR
+
+
+def _parts_of_job(g: np.ndarray) -> tuple[int, int]:
+    """The groups, and the panels of each, that a job may meet."""
+    groups, panels = (int(g[name][0]) for name in ("groups", "panels"))
+    return -(-groups // int(g["group_blocks"][0])), -(-panels // int(g["panel_blocks"][0]))
+
+
+def _scratch(g: np.ndarray, strip: int, elements: Elements, lanes: int) -> int:
+    """Set where in scratch outputs are kept and filters packed, behind a strip of so many elements;
+    returns the elements before these filters."""
+    by_line = bool(g["tiles"][0])
     rows = max(int(g["MR"][0]), blocking.block_rows(g, by_line) if elements.rounds else 0)
-    g["block_at"] = strip = -(-strip // vec.lanes) * vec.lanes
-    kept = (elements.rounds or not by_line) * rows * filters
-    g["panels_at"] = own = strip + -(-kept // vec.lanes) * vec.lanes
-    return Schedule(
-        elements,
-        g,
-        steps=(packing, Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)),
-        tile=" and ".join(t.name(elements) for t in tiles),
-        parts=tuple(_parts(elements, vec, kernels, by_line)),
-        panels=panels,
-        shared=0 if alone else panels,
-        scratch=own + alone * math.prod(parts) * window * NR,
-        runs=2 * math.prod(g["K"][0].tolist()) + 2,
-        split=split,
-        by_line=by_line,
-        suspects=phases > 1 or meets_padding(p),
-    )
+    kept = (elements.rounds or not by_line) * rows * _parts_of_job(g)[1] * int(g["NR"][0])
+    g["block_at"] = strip = -(-strip // lanes) * lanes
+    g["panels_at"] = own = strip + -(-kept // lanes) * lanes
+    return own
 
 
 def _parts(elements: Elements, vec: Any, tiles: list[Any], by_line: bool) -> Iterator[Part]:

@@ -137,7 +137,7 @@ def row_copies(elements, vec):
     @kernel(inline="always")
     def copy_rows(g, x, scratch, base, first, rows, c0, at):
         """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
-        0 outside the input.  (To pass all of `data` would take longer than to copy a few rows.)"""
+        0 outside the input."""  # to pass all of `data` would take longer than to copy a few rows
         lo = min(rows, max(0, -first))
         hi = max(lo, min(rows, g.L[2] - first))
         width, step = g.width, g.x_step[2]

@@ -1,0 +1,96 @@
+"""Few filters on many positions: register tiles over the sum."""
+
+import numpy as np
+import pytest
+
+import mlxconv
+from mlxconv import processor
+from mlxconv.dispatch import plan
+from mlxconv.kernels import dot
+from tests.helpers import integer_array, reference
+
+LANES = processor.vector_bytes() // 4
+
+# input, filters, parameters; channels fill vectors, since else the kernel refuses
+FEW = [
+    ((1, 100, 2 * LANES), (1, 7, 2 * LANES), {"padding": 3}),
+    ((3, 41, LANES), (2, 5, LANES), {"padding": 7, "dilation": 3}),
+    ((2, 60, 4 * LANES), (3, 4, 4 * LANES), {"stride": 2}),
+    ((2, 9, LANES), (4, 2, LANES), {}),
+    ((1, 50, 6 * LANES), (9, 3, 2 * LANES), {"padding": 2, "groups": 3}),
+    ((2, 12, 17, LANES), (3, 3, 4, LANES), {"padding": (1, 2), "stride": (1, 2)}),
+    ((1, 5, 6, 20, LANES), (2, 2, 3, 3, LANES), {"padding": 1, "dilation": (1, 2, 1)}),
+    ((4, 3, 3, LANES), (4, 3, 3, LANES), {"padding": 1}),
+]
+CONV = {1: mlxconv.conv1d, 2: mlxconv.conv2d, 3: mlxconv.conv3d}
+
+
+def exact(x, w, parameters, kind):
+    p = mlxconv.explain(x, w, **parameters).problem
+    return reference(
+        x, w, p.stride, p.padding_lo, p.padding_hi, p.kernel_dilation, groups=p.groups, dtype=kind
+    ).astype(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "float16"))
+@pytest.mark.parametrize(("shape", "filters", "parameters"), FEW)
+def test_few_filters(shape, filters, parameters, dtype, always_parallel):
+    """Exact, on one thread and several."""
+    rng = np.random.default_rng(0)
+    x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
+    p = mlxconv.explain(x, w, **parameters).problem
+    assert dot.meets_few_filters(p) and plan(p).variant == "dot"
+    assert plan(p).schedule.tile.startswith(f"{dot.tiles()[p.O // p.groups - 1].shape[0]}x")
+    for threads in (1, 2, 3):
+        y = CONV[len(p.K)](x, w, **parameters, stream=mlxconv.Stream(threads))
+        assert np.array_equal(y, exact(x, w, parameters, np.int64))
+
+
+@pytest.mark.parametrize(("shape", "filters", "parameters"), FEW)
+def test_bits(shape, filters, parameters):
+    """They depend neither on the layout of the input nor on the batch: a product has its lane by
+    its tap and channel, wherever a block begins and whatever lies between rows."""
+    rng = np.random.default_rng(1)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in (shape, filters))
+    conv = CONV[len(shape) - 2]
+    y = conv(x, w, **parameters)
+    apart = np.repeat(x, 2, axis=-2)[..., ::2, :]
+    turned = np.ascontiguousarray(x[:, ::-1])[:, ::-1]
+    channels = np.repeat(x, 2, axis=-1)[..., ::2]
+    for other in (apart, turned, channels):
+        assert conv(other, w, **parameters).tobytes() == y.tobytes()
+    many = conv(np.concatenate([x] * 5), w, **parameters)
+    assert many.tobytes() == y.tobytes() * 5
+
+
+def test_infinite_filters_that_meet_padding():
+    x, w = np.ones((1, 20, LANES), np.float32), np.ones((2, 3, LANES), np.float32)
+    w[1, 0] = np.inf
+    y = mlxconv.conv1d(x, w, padding=1)
+    assert y[0, 0].tolist() == [2 * LANES, 2 * LANES] and np.isinf(y[0, 1:, 1]).all()
+    assert np.isfinite(y[..., 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "parameters"),
+    [
+        ((1, 40, LANES), (5, 3, LANES), {}),
+        ((1, 40, LANES + 1), (2, 3, LANES + 1), {}),
+        ((1, 40, LANES), (LANES, 3, 1), {"groups": LANES}),
+    ],
+)
+def test_what_it_refuses(shape, filters, parameters):
+    p = mlxconv.explain(shape, filters, **parameters).problem
+    assert "not less than 8, and more than 4 filters" in dot.refuses(p)
+
+
+def test_prepared():
+    """A panel is the filter as it is, packed once."""
+    rng = np.random.default_rng(2)
+    x = integer_array(rng, (2, 80, LANES), np.float32)
+    w = integer_array(rng, (3, 5, LANES), np.float32)
+    conv = mlxconv.Conv1d(w, padding=2)
+    for _ in range(2):
+        assert np.array_equal(conv(x), exact(x, w, {"padding": 2}, np.int64))
+    apart = np.asfortranarray(w)
+    assert np.array_equal(mlxconv.conv1d(x, apart, padding=2), conv(x))
