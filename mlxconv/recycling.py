@@ -3,13 +3,16 @@
 The first write to fresh memory goes through the kernel of the operating system, which zeroes it
 page by page: for 20 MB that takes as long as a convolution that fills them, and the C library gives
 back to it what is larger than a few pages.  So the memory of an array is kept when the last one
-that looks at it is gone, up to KEEP_BYTES and KEEP altogether, and given to an array of about that
-size.
+that looks at it is gone, and given to an array of about that size.
 
-    result.base is a Lease on some Memory -> the last view dies -> Lease.__del__ -> _idle
+    result.base is a Lease on some Memory -> the last view dies -> its End joins a queue
+
+No line of Python runs when an array dies: an interrupt that arrived then would be lost.
 """
 
 import math
+import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,9 @@ import numpy as np
 from mlxconv.arrays import aligned_empty
 
 LEAST_BYTES = 1 << 14  # smaller memory is reused by the C library
-KEEP_BYTES = 64 << 20
-KEEP = 32
+MOST_BYTES = 64 << 20  # larger memory is given back
+# Arrays kept of the sizes below each power of two from 32 KB to 8 MB, and of all larger ones.
+KEPT = (8, 8, 8, 8, 8, 4, 2, 2, 1, 1)
 
 
 class Memory(np.ndarray):
@@ -28,38 +32,66 @@ class Memory(np.ndarray):
     however many there are on the way to it."""
 
 
-_idle: list[np.ndarray] = []  # the oldest first
+class Token:
+    """What dies with a lease."""
+
+    __slots__ = ("__weakref__",)
+
+
+class End(weakref.ref[Token]):
+    """What joins the queue of idle memory when a token dies."""
+
+    __slots__ = ("memory",)
+    memory: np.ndarray
 
 
 class Lease(np.ndarray):
     """Who owns memory while arrays look at it: a view of all of it."""
 
-    def __del__(self, idle: list[Any] = _idle, most: int = KEEP_BYTES, keep: int = KEEP) -> None:
-        idle.append(self.base)  # each step is one of the interpreter's, hence safe anywhere
-        while len(idle) > keep or sum([memory.size for memory in idle]) > most:
-            try:
-                del idle[0]
-            except IndexError:  # another thread was faster
-                return
+    end: tuple[End, Token]  # dies from behind, so that the first is there when the second is gone
+
+
+_idle: tuple[deque[End], ...] = tuple(deque(maxlen=count) for count in KEPT)
 
 
 def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """An uninitialised C-contiguous array that starts at a cache line."""
     size = math.prod(shape) * dtype.itemsize
-    if size < LEAST_BYTES:
+    if not LEAST_BYTES <= size <= MOST_BYTES:
         return aligned_empty(size, "uint8").view(dtype).reshape(shape)
-    return np.ndarray(shape, dtype, _memory(size).view(Lease))
+    memory = _memory(size)
+    lease = memory.view(Lease)
+    token = Token()
+    end = End(token, _queue(memory.size).append)
+    end.memory, lease.end = memory, (end, token)
+    return np.ndarray(shape, dtype, lease)
+
+
+def _queue(size: int) -> deque[End]:
+    """Where memory of so many bytes waits."""
+    return _idle[min(size.bit_length() - LEAST_BYTES.bit_length(), len(_idle) - 1)]
 
 
 def _memory(size: int) -> np.ndarray:
     """At least `size` bytes, and less than twice as many if they are idle ones."""
-    for i, memory in enumerate(tuple(_idle)):
-        if size <= memory.size < 2 * size:
+    for queue in {id(q): q for q in (_queue(size), _queue(2 * size - 1))}.values():
+        for _ in range(len(queue)):
             try:
-                taken = _idle.pop(i)
-            except IndexError:
+                end = queue.pop()  # each step is one of the interpreter's, hence safe anywhere
+            except IndexError:  # another thread was faster
                 break
-            if size <= taken.size:  # another thread may have moved the list
-                return taken
-            _idle.append(taken)
+            if size <= end.memory.size < 2 * size:
+                return end.memory
+            queue.appendleft(end)
     return aligned_empty(size, "uint8").view(Memory)
+
+
+def idle_bytes() -> int:
+    """How much memory waits for its next use."""
+    return sum(end.memory.size for queue in _idle for end in tuple(queue))
+
+
+def forget() -> None:
+    """Give back all memory that nobody uses."""
+    for queue in _idle:
+        queue.clear()

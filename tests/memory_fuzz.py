@@ -19,7 +19,7 @@ import sys
 import numpy as np
 
 import mlxconv
-from mlxconv import plan, threads
+from mlxconv import plan, recycling, threads, workspace
 from tests.conftest import forget_plans
 from tests.guard import freeze, guarded
 from tests.problems import DTYPES, random_cases
@@ -79,8 +79,10 @@ def main(arguments=None):
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     faulthandler.enable()
-    plan.np = threads.np = GuardedNumPy()
-    plan.aligned_empty = threads.aligned_empty = plan.np.empty  # no slack before or behind
+    plan.np = threads.np = workspace.np = GuardedNumPy()
+    threads.aligned_empty = recycling.aligned_empty = plan.np.empty  # no slack before or behind
+    recycling.MOST_BYTES = 0  # every array is new, and
+    workspace.SMALL = (0, 0, 0)  # every workspace as large as its call says
     threads.WORTH_SHARING = dict.fromkeys(threads.WORTH_SHARING, 0)
     done = 0
     per_width = -(-options.cases // 3)

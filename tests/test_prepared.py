@@ -1,6 +1,7 @@
 """Conv1d, `out=`, and the memory of results that is used again."""
 
 import pickle
+import sys
 import threading
 
 import numpy as np
@@ -139,23 +140,35 @@ def large():
 
 
 def test_memory_is_used_again_when_nobody_holds_it():
-    recycling._idle.clear()
+    recycling.forget()
     y = large()
     place = y.ctypes.data
     view = y[5:, ::-1].T
     del y
     assert large().ctypes.data != place, "a view still looks at it"
-    recycling._idle.clear()
+    recycling.forget()
     del view
     assert large().ctypes.data == place
     assert large()[:4].flags.writeable
 
 
 def test_the_memory_kept_is_limited():
-    recycling._idle.clear()
-    results = [large() for _ in range(100)]
+    recycling.forget()
+    sizes = [1 << power for power in range(13, 26)]
+    results = [recycling.array((size + 100,), np.dtype("u1")) for size in sizes for _ in range(10)]
     del results
-    assert 0 < sum(memory.nbytes for memory in recycling._idle) <= recycling.KEEP_BYTES
+    assert 0 < recycling.idle_bytes() <= 100 << 20
+
+
+def test_no_python_runs_when_a_result_dies():
+    """An interrupt that is pending then belongs to the program."""
+    ran = []
+    y = large()
+    sys.setprofile(lambda frame, event, _: ran.append((event, frame.f_code.co_name)))
+    del y
+    sys.setprofile(None)
+    assert not [name for event, name in ran if event == "call"]
+    assert recycling.idle_bytes()
 
 
 def test_memory_of_a_result_is_never_shared():

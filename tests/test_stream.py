@@ -8,7 +8,7 @@ import pytest
 import mlxconv
 from mlxconv import threads as launcher
 
-X, W = np.ones((1, 50, 4), np.float32), np.ones((20, 3, 4), np.float32)
+X, W = np.ones((1, 5000, 32), np.float32), np.ones((20, 3, 32), np.float32)  # worth sharing
 
 
 @pytest.fixture

@@ -177,8 +177,6 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
         g["MR"] = max(tile.shape[0], narrow.shape[0])  # each block is enough for both
         g["narrow_NR"] = narrow.vec(elements).lanes
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), layout.tap_block
-    if layout.over_groups:
-        g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
     return g
 
 
@@ -199,6 +197,8 @@ def _blocked(
         panel_bytes = window * int(g["NR"][0]) * np.dtype(elements.dtype).itemsize
         copies = not gathers and (elements.converts or meets_padding(p))
         g["panel_blocks"] = blocking.panel_blocks(g, panel_bytes, copies)
+    if layout.over_groups:
+        g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
     if layout.by_filter or g["overlaps"][0]:
         g["panel_blocks"] = 1
     return strip, few
