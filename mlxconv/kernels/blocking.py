@@ -97,7 +97,6 @@ ROW = 25  # of a strip that is apart from the one before
 PART = 1300  # to begin a part of a block
 LAST = 0.3  # blocks that some worker waits for in the end
 
-STRIP_BYTES = 1 << 18  # of several lines: half of L2
 LINES = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 56)
 LEAST_CHANNELS = 96  # of a part, lest rows be too short
 
@@ -116,7 +115,7 @@ def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int]]:
     for parts in range(1, max(1, most) + 1):
         if parts == 1 or filters % (parts * NR) == 0:
             for lines, strip in strips.items():
-                if strip // parts * itemsize <= STRIP_BYTES:
+                if strip // parts * itemsize <= processor.caches().L2_bytes // 2:
                     yield lines, parts
 
 

@@ -149,7 +149,8 @@ def schedule_of(
     panels, range_kernel = whole * window * NR, blocks if by_line else gathered
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
-    alone = few or _packs_alone(panels, packing.flop, work)
+    parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
+    alone = few or parts >= processor.cores() or _packs_alone(panels, packing.flop, work)
     own = _scratch(g, strip, elements, vec.lanes)
     return Schedule(
         elements,
@@ -247,8 +248,8 @@ PACK_FLOP = 16  # per weight: what a tile could do in the time that packing take
 
 
 def _packs_alone(panels: int, packing: float, work: float) -> bool:
-    """Whether each worker packs all filters for itself: where they are few, or to pack them takes
-    less than a 16th of its time."""
+    """Whether each worker packs the filters for itself, though all of them: where they are few, or
+    to pack them takes less than a 16th of its time."""
     return panels <= 1 << 15 or packing * 16 * processor.cores() <= work
 
 
