@@ -112,10 +112,7 @@ def bound(schedule: Schedule) -> Callable[..., int] | None:
     run_steps, kept, first = schedule.on_one_thread, idle, steps - 1
 
     def on_arrays(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> int:
-        try:
-            space = kept.pop()
-        except IndexError:
-            space = workspace.borrow(schedule, 1, kept)
+        space = workspace.borrow(schedule, 1, kept)
         suspect = run_steps(geometry, x, w, y, *space, first, steps, 0, ALL_JOBS)
         kept.append(space)
         return suspect

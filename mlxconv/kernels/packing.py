@@ -58,38 +58,22 @@ def finite(vec):
 
 
 @lru_cache
-def packers(vec):
-    """pack_panel for weights of the type of `vec`."""
+def squares(vec, WHOLE):
+    """pack_squares for weights of the type of `vec`: WHOLE squares, or any."""
     LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
-    is_finite = finite(vec)
 
     @kernel
-    def pack_squares(w, source, step, panels, to, S, NR):
-        """panels[to + s*NR + i] = w[source + i*step + s], i < LANES, for whole squares; returns how
-        many s that are.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
-        r = registers(LANES)
-        t = registers(LANES)
-        for s in range(0, S - LANES + 1, LANES):
-            for i in static_range(LANES):
-                r[i] = load(vec, w, source + i * step + s)
-            for _ in static_range(ROUNDS):
-                for i in static_range(HALF):
-                    t[2 * i] = zip_low(r[i], r[i + HALF])
-                    t[2 * i + 1] = zip_high(r[i], r[i + HALF])
-                for i in static_range(LANES):
-                    r[i] = t[i]
-            for i in static_range(LANES):
-                store(r[i], panels, to + (s + i) * NR)
-        return S // LANES * LANES
-
-    @kernel
-    def pack_edges(w, source, step, panels, to, S, NR, n):
-        """The same for n <= LANES filters, and squares that are cut short."""
+    def pack_squares(w, source, step, panels, to, S, NR, n):
+        """panels[to + s*NR + i] = w[source + i*step + s] for s < S and i < n; WHOLE squares have
+        LANES of either.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S, LANES):
             for i in static_range(LANES):
-                r[i] = load_n(vec, w, source + i * step + s, S - s if i < n else 0)
+                if WHOLE:
+                    r[i] = load(vec, w, source + i * step + s)
+                else:
+                    r[i] = load_n(vec, w, source + i * step + s, S - s if i < n else 0)
             for _ in static_range(ROUNDS):
                 for i in static_range(HALF):
                     t[2 * i] = zip_low(r[i], r[i + HALF])
@@ -97,8 +81,19 @@ def packers(vec):
                 for i in static_range(LANES):
                     r[i] = t[i]
             for i in static_range(LANES):
-                if i < S - s:
+                if WHOLE:
+                    store(r[i], panels, to + (s + i) * NR)
+                elif i < S - s:
                     store_n(r[i], panels, to + (s + i) * NR, n)
+
+    return pack_squares
+
+
+@lru_cache
+def packers(vec):
+    """pack_panel for weights of the type of `vec`."""
+    LANES, is_finite = vec.lanes, finite(vec)
+    pack_whole, pack_edges = squares(vec, True), squares(vec, False)
 
     @kernel
     def pack_rows(w, source, step, panels, to, S, NR):
@@ -132,7 +127,8 @@ def packers(vec):
                         panels[row + s * NR + j] = w[at + j * g.w_filter + s * g.w_channel]
             else:
                 if n == LANES:
-                    packed = pack_squares(w, at, g.w_filter, panels, row, g.w_run, NR)
+                    packed = g.w_run // LANES * LANES
+                    pack_whole(w, at, g.w_filter, panels, row, packed, NR, n)
                 left = g.w_run - packed
                 pack_edges(w, at + packed, g.w_filter, panels, row + packed * NR, left, NR, n)
             v += n
