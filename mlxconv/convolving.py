@@ -78,43 +78,20 @@ def convolve(
         "same": (taps // 2, (taps - 1) // 2),
         "valid": (0, 0),
     }[mode]
-    if variant == "fft" or (variant is None and _fft_wins(a, v)):
-        return _by_fft(a, v, lo, hi)
+    by_fft = variant == "fft" or (variant is None and _fft_wins(a, v))
     x, w = a[None, :, None], v[None, ::-1, None]
-    return conv1d(x, w, padding=(lo, hi), stream=stream)[0, :, 0]
+    row = "fft" if by_fft else None
+    return conv1d(x, w, padding=(lo, hi), stream=stream, variant=row)[0, :, 0]
 
 
 # From so many taps on the FFT is faster than the kernel on two threads, with 200,000 points on a
-# Zen 3: see benchmarks/convolving.py.  (NumPy's FFT runs on one.)
-CROSSOVER = {"float32": 2500, "float64": 1000, "complex64": 900, "complex128": 450}
+# Zen 4: see benchmarks/convolving.py.  (NumPy's FFT runs on one.)
+CROSSOVER = {"float32": 2000, "float64": 1000, "complex64": 900, "complex128": 450}
 
 
 def _fft_wins(a: np.ndarray, v: np.ndarray) -> bool:
     """Whether the FFT is the faster way, and one that keeps every finite output finite."""
-    crossover = CROSSOVER.get(np.result_type(a.dtype, v.dtype).name, 2500)
+    crossover = CROSSOVER.get(np.result_type(a.dtype, v.dtype).name, 2000)
     if min(len(a), len(v)) < crossover:
         return False
     return bool(np.isfinite(v).all() and np.isfinite(a).all())
-
-
-def _by_fft(a: np.ndarray, v: np.ndarray, lo: int, hi: int) -> np.ndarray:
-    """The convolution by overlap-save: transforms of overlapping blocks of `a`, of whose points
-    the first ``len(v) - 1`` have wrapped around and are dropped."""
-    dtype = np.result_type(a.dtype, v.dtype)
-    is_complex = dtype.kind == "c"
-    wide = np.complex128 if is_complex else np.float64
-    forward, back = (np.fft.fft, np.fft.ifft) if is_complex else (np.fft.rfft, np.fft.irfft)
-    taps, length = len(v), len(a) + lo + hi
-    size = 1 << (min(8 * taps, length) - 1).bit_length()
-    size, step = max(size, 2), max(size, 2) - taps + 1
-    y = np.empty(length - taps + 1, dtype)
-    spectrum = forward(v.astype(wide), size)
-    block = np.zeros(size, wide)
-    for start in range(0, len(y), step):  # outputs [start, start + step)
-        first = start - lo
-        i0, i1 = max(0, first), min(len(a), first + size)
-        block[:] = 0
-        block[i0 - first : max(i0, i1) - first] = a[i0 : max(i0, i1)]
-        kept = min(step, len(y) - start)
-        y[start : start + kept] = back(forward(block) * spectrum, size)[taps - 1 : taps - 1 + kept]
-    return y

@@ -10,6 +10,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from mlxconv import fft
+from mlxconv.fft import FourierPlan
 from mlxconv.kernels import depthwise, direct, dot, grouped, reference
 from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
 from mlxconv.plan import Plan, as_lines, as_real
@@ -23,13 +25,39 @@ class Variant(NamedTuple):
     wins: Callable[[Problem], bool]
     loses: str  # what explain says of a problem where it could but does not win
 
+    keeps_bits: bool = True  # and the bound of each output: what the table itself may pick
+
     @property
     def name(self) -> str:
         return self.kernel.__name__.rpartition(".")[2]
 
+    def refuses(self, problem: Problem) -> str:
+        """Why it cannot compute `problem`; empty if it can."""
+        return str(self.kernel.refuses(as_lines(as_real(problem))))
+
+    def plan(self, problem: Problem, refused: tuple[tuple[str, str], ...]) -> Plan | FourierPlan:
+        """How it computes `problem`, which the rows before it have `refused`."""
+        schedule = self.kernel.schedule(as_lines(as_real(problem)))
+        return Plan(problem, self.name, schedule, refused)
+
+
+class Transform(Variant):
+    """A row that takes arrays whole, complex numbers and all: NumPy's work, not a kernel's."""
+
+    __slots__ = ()
+
+    def refuses(self, problem: Problem) -> str:
+        return fft.refuses(problem)
+
+    def plan(self, problem: Problem, refused: tuple[tuple[str, str], ...]) -> FourierPlan:
+        return FourierPlan(problem, refused)
+
 
 # fmt: off
 VARIANTS: Final = (  # tried in order; the last takes anything
+    # ahead of depthwise from 450 (complex128) to 2000 taps (float32): see CROSSOVER, convolving.py
+    Transform(fft,     wins=lambda p: False, keeps_bits=False,
+              loses="its error is relative to the norms of the data: it is for callers who ask"),
     # 1.2-2x the speed of direct with 8 filters in a group, 2-5x with 4, 3-10x with 2 or 1
     Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not dot.meets_few_filters(p),
             loses="there is one group, or one channel and one filter in each, or dot takes less"),
@@ -44,16 +72,23 @@ VARIANTS: Final = (  # tried in order; the last takes anything
 )
 # fmt: on
 
+AnyPlan = Plan | FourierPlan | PhasedPlan
+
 
 def variants() -> tuple[str, ...]:
     """The names of all variants, in the order in which they are tried."""
     return tuple(v.name for v in VARIANTS)
 
 
-def able(problem: Problem) -> tuple[str, ...]:
-    """The names of the variants that can compute `problem`, whether or not they should."""
-    parts = [as_real(part) for part in _parts(problem)]
-    return tuple(v.name for v in VARIANTS if not any(map(v.kernel.refuses, parts)))
+def able(problem: Problem, keeps_bits: bool = True) -> tuple[str, ...]:
+    """The names of the variants that can compute `problem`, whether or not they should: those that
+    the table may pick, or all of them."""
+    parts = _parts(problem)
+    return tuple(
+        row.name
+        for row in VARIANTS
+        if row.keeps_bits >= keeps_bits and not any(map(row.refuses, parts))
+    )
 
 
 def _parts(problem: Problem) -> tuple[Problem, ...]:
@@ -64,7 +99,7 @@ def _parts(problem: Problem) -> tuple[Problem, ...]:
 
 
 @lru_cache(maxsize=4096)
-def plan(problem: Problem, variant: str | None = None) -> Plan | PhasedPlan:
+def plan(problem: Problem, variant: str | None = None) -> AnyPlan:
     """How `problem` is computed: by the first row that holds, or by the row named `variant`; if
     its input is dilated, each phase apart from the others."""
     if max(problem.input_dilation) == 1 or variant == "reference":
@@ -79,7 +114,7 @@ def plan(problem: Problem, variant: str | None = None) -> Plan | PhasedPlan:
 def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
     """How a part of `problem` is computed: where its outputs belong, if the kernel can do that."""
     plan = _plan(weave.problem, variant)
-    if plan.is_empty or as_real(weave.problem) != weave.problem:
+    if isinstance(plan, FourierPlan) or plan.is_empty or as_real(weave.problem) != weave.problem:
         return Part(weave, plan, None)
     schedule = plan.schedule
     if as_lines(weave.problem) != weave.problem:  # there lines are others than those of the output
@@ -87,21 +122,23 @@ def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
     return Part(weave, plan, woven(schedule, problem, weave))
 
 
-def _plan(problem: Problem, variant: str | None) -> Plan:
-    real = as_lines(as_real(problem))
-    chosen, refused = _first(real) if variant is None else (_named(variant), ())
-    if reason := chosen.kernel.refuses(real):
+def _plan(problem: Problem, variant: str | None) -> Plan | FourierPlan:
+    if variant is None:
+        return _first(problem)
+    chosen = _named(variant)
+    if reason := chosen.refuses(problem):
         raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
-    return Plan(problem, chosen.name, chosen.kernel.schedule(real), refused)
+    return chosen.plan(problem, ())
 
 
-def _first(real: Problem) -> tuple[Variant, tuple[tuple[str, str], ...]]:
-    """The first row that holds, and why each row before it does not."""
+def _first(problem: Problem) -> Plan | FourierPlan:
+    """The plan of the first row that holds, which knows why each row before it does not."""
     refused: list[tuple[str, str]] = []
+    real = as_lines(as_real(problem))
     for row in VARIANTS:
-        reason = row.kernel.refuses(real) or ("" if row.wins(real) else row.loses)
+        reason = row.refuses(problem) or ("" if row.wins(real) else row.loses)
         if not reason:
-            return row, tuple(refused)
+            return row.plan(problem, tuple(refused))
         refused.append((row.name, reason))
     raise AssertionError("the last row of VARIANTS takes any problem")
 

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxconv import roofline, timing
-from mlxconv.dispatch import plan
+from mlxconv.dispatch import AnyPlan, plan
+from mlxconv.fft import FourierPlan
 from mlxconv.kernels import dot
 from mlxconv.parameters import Ints
 from mlxconv.phases import PhasedPlan
@@ -27,7 +28,7 @@ class Explanation:
     variant: str
     """The row of the table that computes the problem."""
     tile: str
-    """Its register tile: output positions x vectors of filters, "6x2 f32x8"."""
+    """Its register tile: output positions x vectors of filters, "6x2 f32x8"; empty without one."""
     runs: tuple[int, int]
     """The window of one output: contiguous pieces of the input, and elements in each."""
     jobs: int
@@ -36,7 +37,9 @@ class Explanation:
     """What they are: blocks of a line of output positions, of a group, of panels of filters."""
     threads: int
     layer: str
-    """Whose threads: numba's "omp" or "tbb", our "pool", or "serial"."""
+    """Whose threads: numba's "omp" or "tbb", our "pool", "serial", or "numpy.fft"."""
+    error: str
+    """What an output may be off by."""
     refused: tuple[tuple[str, str], ...]
     """The rows tried before, and why each was refused."""
     flop: int
@@ -68,10 +71,12 @@ class Explanation:
             f"{f', {p.groups} groups' if p.groups > 1 else ''}"
             f" -> {_shape(p.output_shape)} {p.dtype}, {p.flop / 1e9:.3g} GFLOP",
             f"  variant   {self.variant}",
-            f"  tile      {self.tile or 'none: plain loops'}",
+            *([f"  tile      {self.tile}"] if self.tile else []),
             f"  window    {count} run{'s' * (count != 1)} of {length} elements",
-            f"  work      {self.jobs} jobs ({self.split}) on up to {self.threads} threads"
+            f"  work      {self.jobs} job{'s' * (self.jobs != 1)} ({self.split}) on"
+            f" {f'up to {self.threads} threads' if self.threads > 1 else 'one thread'}"
             f" ({self.layer})",
+            f"  error     {self.error}",
             *self._roofline(),
         ]
         lines += [f"  refused   {name}: {reason}" for name, reason in self.refused]
@@ -168,23 +173,22 @@ def explain(
 
 
 def _explanation(
-    p: Plan | PhasedPlan,
+    p: AnyPlan,
     asked: Query,
     threads: int,
     known: roofline.Machine | None,
     seconds: float | None,
 ) -> Explanation:
-    jobs = p.schedule.steps[-1].jobs
+    largest = p.largest if isinstance(p, PhasedPlan) else p
+    work = _transforms(largest) if isinstance(largest, FourierPlan) else _tiles(largest, threads)
+    if isinstance(p, PhasedPlan):
+        work = work._replace(split=f"{work.split}; the largest of {len(p.parts)} parts")
     flop, moved = as_real(p.problem).flop, asked.bytes_moved
     return Explanation(
         problem=p.problem,
         variant=p.variant,
-        tile=p.schedule.tile,
-        runs=_runs(p.real),
-        jobs=jobs,
-        split=_split(p),
-        threads=min(threads, max(1, jobs)),
-        layer=layer(),
+        runs=_runs(largest.real),
+        **work._asdict(),
         refused=p.refused,
         flop=flop,
         bytes_moved=moved,
@@ -193,12 +197,34 @@ def _explanation(
     )
 
 
-def _split(p: Plan | PhasedPlan) -> str:
-    """The factors of the number of jobs."""
-    if not p.schedule.tile:
-        return "one per output position"
+class _Work(NamedTuple):
+    """The fields of Explanation that depend on what kind of variant it is."""
+
+    tile: str
+    jobs: int
+    split: str
+    threads: int
+    layer: str
+    error: str
+
+
+def _tiles(p: Plan, threads: int) -> _Work:
+    """Those of a kernel."""
+    jobs = p.schedule.steps[-1].jobs
     split = " x ".join(f"{n} {name}" for name, n in p.schedule.split if n > 1) or "one block"
-    return f"{split}; the largest of {len(p.parts)} parts" if isinstance(p, PhasedPlan) else split
+    split = split if p.schedule.tile else "one per output position"
+    terms, arithmetic = math.prod(p.real.K) * p.real.C // p.real.groups, p.schedule.elements.dtype
+    rounded = "" if arithmetic == p.real.dtype else f", then one rounding to {p.real.dtype}"
+    u = "2**-24" if arithmetic == "float32" else "2**-53"
+    error = f"at most {terms} u of sum |x||w|, u = {u}{rounded}; the same bits every time"
+    return _Work(p.schedule.tile, jobs, split, min(threads, max(1, jobs)), layer(), error)
+
+
+def _transforms(p: FourierPlan) -> _Work:
+    """Those of the FFT."""
+    split = f"blocks of {p.size} rows, of which {p.step} are new"
+    error = f"at most {p.error:.1g} |block| |filter|, by their norms, however small the output"
+    return _Work("", p.blocks, split, 1, "numpy.fft", error)
 
 
 def _runs(real: Problem) -> tuple[int, int]:

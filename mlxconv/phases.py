@@ -23,6 +23,7 @@ import numpy as np
 
 from mlxconv import recycling
 from mlxconv.arrays import REAL_OF, dtype_named
+from mlxconv.fft import FourierPlan
 from mlxconv.kernels.geometry import set_output_layout, strides_of
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.plan import Packed, Plan, checked_output, elements_of
@@ -172,8 +173,8 @@ class Part(NamedTuple):
     """What computes a weave: a plan of its own, and a schedule that writes where it belongs."""
 
     weave: Weave
-    plan: Plan
-    schedule: Schedule | None
+    plan: Plan | FourierPlan
+    schedule: Schedule | None  # None: what the plan computes is copied there
 
 
 class PhasedPlan:
@@ -183,9 +184,8 @@ class PhasedPlan:
         self.problem = problem
         self.parts = parts
         self.dtype = dtype_named(problem.dtype)
-        largest = max((part.plan for part in parts), key=lambda plan: plan.problem.flop)
-        self.real, self.variant, self.schedule = largest.real, largest.variant, largest.schedule
-        self.refused = largest.refused
+        self.largest = max((part.plan for part in parts), key=lambda plan: plan.problem.flop)
+        self.variant, self.refused = self.largest.variant, self.largest.refused
         self.output_shape = problem.output_shape
 
     def run(
@@ -208,7 +208,11 @@ class PhasedPlan:
         flat = elements_of(y)
         for i, (weave, plan, schedule) in enumerate(self.parts):
             taps, own = weave.filters(w), None if packed is None else packed.part(i)
-            if schedule is None or plan.weave(schedule, x, taps, flat, workers, own):
+            if (
+                schedule is None
+                or isinstance(plan, FourierPlan)
+                or plan.weave(schedule, x, taps, flat, workers, own)
+            ):
                 rows = weave.rows(self.problem, y)
                 part = plan.run(x, taps, workers, None, own)
                 rows[...] = part.view(rows.dtype)[..., 0]

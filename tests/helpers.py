@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv.dispatch import able
+from mlxconv.dispatch import VARIANTS, able
 
 HALF = ("float16", "bfloat16")
+KERNELS = tuple(row.name for row in VARIANTS if row.keeps_bits)  # all but the FFT
 
 
 def per_axis(value, rank):

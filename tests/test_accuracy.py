@@ -25,7 +25,7 @@ def test_every_element_is_within_gamma_n(dtype, seed, always_parallel):
         helpers.assert_close(case.run(x, w), x, w, *case.parameters)
 
 
-@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("variant", helpers.KERNELS)
 @pytest.mark.parametrize("dtype", ("float32", "float64", "float16"))
 @pytest.mark.parametrize(("x_shape", "w_shape", "groups"), LONG)
 def test_long_sums(x_shape, w_shape, groups, dtype, variant):
@@ -36,7 +36,7 @@ def test_long_sums(x_shape, w_shape, groups, dtype, variant):
     helpers.assert_close(y, x, w, 1, 3, 3, groups=groups)
 
 
-@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("variant", helpers.KERNELS)
 def test_float32_errors_look_random(variant):
     """An alarm well below the hard bound: rounding errors of a chain grow like sqrt(n)."""
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def test_float64_is_true_float64():
     assert mlxconv.conv1d(x, w).item() == 2**-40
 
 
-@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("variant", helpers.KERNELS)
 def test_halves_are_summed_in_float32(variant):
     """4096 + 1 is no float16: a sum kept in float16 would lose every one of these ones."""
     x = np.ones((1, 2048, 1), np.float16)
@@ -68,7 +68,7 @@ def test_halves_are_summed_in_float32(variant):
     assert mlxconv.conv1d(x, w, groups=groups, variant=variant).item() == 2048 + 2047 + 1
 
 
-@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("variant", helpers.KERNELS)
 def test_subnormals_are_kept(variant):
     tiny = np.float32(2.0**-149)
     x, w = np.full((1, 7, 1), tiny), np.ones((1, 1, 1), np.float32)

@@ -18,6 +18,7 @@ import pytest
 import mlxconv
 from mlxconv import cache
 from mlxconv.kernels import direct
+from tests.helpers import KERNELS
 
 PROGRAM = """
 import sys
@@ -119,7 +120,7 @@ print(compiled(1, (40000,), 16, (3,), 1 if few else 32), sum([
 
 
 @pytest.mark.parametrize("threads", (1, 2))
-@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("variant", KERNELS)
 def test_a_second_shape_compiles_nothing(tmp_path, variant, threads):
     """A kernel is compiled for a variant and a type; sizes and parameters are data.  (The other
     tiles of a variant, and short lines, are compiled when they are first met: over groups one for

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv import convolving
+from mlxconv import api, convolving, dispatch, fft
 from tests.helpers import gamma, integer_array, random_array
 
 MODES = ("full", "same", "valid")
@@ -67,15 +67,18 @@ def test_the_kernel_keeps_the_bound_of_conv1d():
 
 def test_long_filters_take_the_fft_unless_something_is_not_finite(monkeypatch):
     seen = []
-    by_fft = convolving._by_fft
-    monkeypatch.setattr(convolving, "_by_fft", lambda *args: seen.append(1) or by_fft(*args))
+    run = fft.FourierPlan.run
+    monkeypatch.setattr(fft.FourierPlan, "run", lambda *args: seen.append(1) or run(*args))
+    dispatch.plan.cache_clear(), api._runner.cache_clear(), api._known_runner.cache_clear()
     a, v = np.ones(9000, "f4"), np.ones(4000, "f4")
     assert mlxconv.convolve(a, v, "valid")[0] == 4000 and len(seen) == 1
     assert mlxconv.convolve(a, v[:100], "valid")[0] == 100 and len(seen) == 1
     a[0] = np.inf
     y = mlxconv.convolve(a, v, "valid")
     assert len(seen) == 1 and y[0] == np.inf and (y[1:] == 4000).all()
-    assert mlxconv.convolve(np.ones(9000, "f4"), v, variant="kernel")[0] == 1 and len(seen) == 1
+    with pytest.raises(ValueError, match=r"input has inf at \(0, 0, 0\)"):
+        mlxconv.convolve(a, v, "valid", variant="fft")
+    assert mlxconv.convolve(np.ones(9000, "f4"), v, variant="kernel")[0] == 1 and len(seen) == 2
 
 
 def test_errors():

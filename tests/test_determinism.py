@@ -21,7 +21,7 @@ from tests import helpers
 from tests.problems import Case, random_cases
 from tests.test_exact import able
 
-VARIANTS = mlxconv.variants()
+VARIANTS = helpers.KERNELS
 PROBLEMS = 15  # of each variant
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 

@@ -71,7 +71,7 @@ def test_any_problem(case, dtype, seed):
     assert_same(case.run(x, w), exact(case, x, w), case)
 
 
-@pytest.mark.parametrize("variant", mlxconv.variants())
+@pytest.mark.parametrize("variant", helpers.KERNELS)
 @pytest.mark.parametrize("threads", (1, 2, 3, 4))
 def test_large_enough_for_threads(variant, threads):
     """Lines of many blocks, more filters than one panel, a batch, a border: on real threads."""

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv.dispatch import variants
-from tests.helpers import accumulations, assert_within, magnitude, random_array
+from tests.helpers import KERNELS, accumulations, assert_within, magnitude, random_array
 from tests.problems import DTYPES, random_cases
 
 SEED = 20260401
@@ -169,7 +168,7 @@ def test_values_of_torch(types):
         assert_within(y, expected, sums, accumulations(w), what=repr(case))
 
 
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("variant", KERNELS)
 def test_values_of_torch_from_every_variant(variant):
     pytest.importorskip("torch")
     ran = 0

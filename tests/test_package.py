@@ -63,7 +63,7 @@ ROAD = (
     *("bench", "racing", "explanation", "query", "roofline"),  # what looks at the road
     "patching",
     *("derivatives", "gradients", "prepared", "convolving", "transposed", "api", "tracing"),
-    *("problem", "parameters", "dispatch", "phases", "plan", "threads", "kernels", "simd"),
+    *("problem", "parameters", "dispatch", "phases", "fft", "plan", "threads", "kernels", "simd"),
 )
 SIDE = (
     *("arrays", "stream", "processor", "cache", "timing", "tables"),
@@ -95,7 +95,7 @@ def test_imports_go_down_the_road(place):
     sources += sorted((PACKAGE / stop).glob("*.py"))
     assert sources
     allowed = {stop, *ROAD[place + 1 :], *SIDE}
-    if stop in ("explanation", "dispatch", "phases", "plan"):
+    if stop in ("explanation", "dispatch", "phases", "fft", "plan"):
         allowed.add("problem")  # the data that travels the road
     if stop in ("bench", "racing"):
         allowed.add("sampling")
@@ -121,7 +121,7 @@ def test_every_promise_names_the_tests_that_hold_it():
 def test_every_kernel_file_of_a_variant_is_a_row():
     variants = {
         source.stem
-        for source in (PACKAGE / "kernels").glob("*.py")
+        for source in (*(PACKAGE / "kernels").glob("*.py"), PACKAGE / "fft.py")
         if "\ndef refuses(" in source.read_text()
     }
     assert variants == set(mlxconv.variants())

@@ -16,7 +16,7 @@ X = helpers.random_array(RNG, (2, 90, 12), np.float32)
 W = helpers.random_array(RNG, (21, 4, 12), np.float32)
 
 
-@pytest.mark.parametrize("variant", (None, *mlxconv.variants()))
+@pytest.mark.parametrize("variant", (None, *helpers.KERNELS))
 @pytest.mark.parametrize("dtype", ("float32", "float64", "float16", "complex64"))
 def test_prepared_gives_the_bits_of_conv1d(variant, dtype):
     """The first call packs, the second does not; lengths change the blocks, not the filters."""

@@ -302,7 +302,7 @@ for width in ("16", "32", "64"):
         for variant in variants():
             try:
                 elements = plan(problem, variant).schedule.elements
-            except ValueError:
+            except (ValueError, AttributeError):  # not its problem; no kernel at all
                 continue
             entry.serial(elements), entry.parallel(elements)
 
@@ -405,7 +405,7 @@ for i, (x_shape, w_shape, named) in enumerate(problems):
         for shape, name in ((x_shape, x_type), (w_shape, w_type)):
             values = rng.integers(-2, 3, shape) * (1 + 1j * name.startswith("complex"))
             data.append(values.astype(getattr(ml_dtypes, name, name)))
-        for variant in mlxconv.variants():
+        for variant in mlxconv.variants()[1:]:  # kernels: all but the FFT
             try:
                 y = mlxconv.conv1d(*data, **named, variant=variant)
             except ValueError as refused:
@@ -423,6 +423,6 @@ def test_conv1d_without_jit_gives_the_same_bits(tmp_path):
         python(CONVOLVE, str(tmp_path / f"{name}.npz"), NUMBA_DISABLE_JIT=setting)
     compiled, plain = np.load(tmp_path / "compiled.npz"), np.load(tmp_path / "plain.npz")
     assert compiled.files == plain.files
-    assert {key.split()[3] for key in plain.files} == set(variants())
+    assert {key.split()[3] for key in plain.files} == set(variants()) - {"fft"}
     different = [key for key in plain.files if not np.array_equal(compiled[key], plain[key])]
     assert different == []
