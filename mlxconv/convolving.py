@@ -91,7 +91,7 @@ CROSSOVER = {"float32": 2000, "float64": 1000, "complex64": 900, "complex128": 4
 
 def _fft_wins(a: np.ndarray, v: np.ndarray) -> bool:
     """Whether the FFT is the faster way, and one that keeps every finite output finite."""
-    crossover = CROSSOVER.get(np.result_type(a.dtype, v.dtype).name, 2000)
+    crossover = CROSSOVER.get(np.result_type(a.dtype, v.dtype).name, CROSSOVER["float32"])
     if min(len(a), len(v)) < crossover:
         return False
     return bool(np.isfinite(v).all() and np.isfinite(a).all())

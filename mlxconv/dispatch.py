@@ -24,7 +24,6 @@ class Variant(NamedTuple):
     kernel: ModuleType
     wins: Callable[[Problem], bool]
     loses: str  # what explain says of a problem where it could but does not win
-
     keeps_bits: bool = True  # and the bound of each output: what the table itself may pick
 
     @property
@@ -33,12 +32,17 @@ class Variant(NamedTuple):
 
     def refuses(self, problem: Problem) -> str:
         """Why it cannot compute `problem`; empty if it can."""
-        return str(self.kernel.refuses(as_lines(as_real(problem))))
+        return str(self.kernel.refuses(_as_kernels_see(problem)))
 
     def plan(self, problem: Problem, refused: tuple[tuple[str, str], ...]) -> Plan | FourierPlan:
         """How it computes `problem`, which the rows before it have `refused`."""
-        schedule = self.kernel.schedule(as_lines(as_real(problem)))
+        schedule = self.kernel.schedule(_as_kernels_see(problem))
         return Plan(problem, self.name, schedule, refused)
+
+
+@lru_cache(maxsize=1)  # all rows ask for it, one after the other
+def _as_kernels_see(problem: Problem) -> Problem:
+    return as_lines(as_real(problem))
 
 
 class Transform(Variant):
@@ -134,9 +138,9 @@ def _plan(problem: Problem, variant: str | None) -> Plan | FourierPlan:
 def _first(problem: Problem) -> Plan | FourierPlan:
     """The plan of the first row that holds, which knows why each row before it does not."""
     refused: list[tuple[str, str]] = []
-    real = as_lines(as_real(problem))
+    seen = _as_kernels_see(problem)
     for row in VARIANTS:
-        reason = row.refuses(problem) or ("" if row.wins(real) else row.loses)
+        reason = row.refuses(problem) or ("" if row.wins(seen) else row.loses)
         if not reason:
             return row.plan(problem, tuple(refused))
         refused.append((row.name, reason))

@@ -21,9 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlxconv import recycling
-from mlxconv.arrays import dtype_named
-from mlxconv.plan import Packed, checked_output
+from mlxconv.plan import Packed, Planned
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -44,17 +42,15 @@ def refuses(p: "Problem") -> str:
     return ""
 
 
-class FourierPlan:
+class FourierPlan(Planned):
     """A problem, and the blocks in which it is transformed; runs as `Plan` does."""
 
     variant = "fft"
 
     def __init__(self, problem: "Problem", refused: tuple[tuple[str, str], ...] = ()) -> None:
-        self.problem = self.real = problem
+        super().__init__(problem)
+        self.real = problem  # as computed: complex numbers are complex
         self.refused = refused
-        self.output_shape = problem.output_shape
-        self.output_elements = math.prod(self.output_shape)
-        self.dtype = dtype_named(problem.dtype)
         (self._window,), (length,) = problem.window, problem.padded_L
         self.size = max(2, 1 << (min(max(REACH * self._window, LEAST), length) - 1).bit_length())
         self.step = self.size - self._window + 1
@@ -84,10 +80,7 @@ class FourierPlan:
         """As `Plan.run`, on one thread."""
         _check_finite("input", x)
         _check_finite("weight", w)
-        if out is None:
-            y = recycling.array(self.output_shape, self.dtype)
-        else:
-            y = checked_output(out, self.output_shape, self.dtype, x, w)
+        y = self.output(out, x, w)
         at_once, filters = max(1, CHUNK // self.size), self.problem.O
         with np.errstate(over="ignore"):  # float16 ends at 65504, and so do sums in kernels
             for first in range(0, filters, at_once):

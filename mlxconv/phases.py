@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlxconv import recycling
-from mlxconv.arrays import REAL_OF, dtype_named
+from mlxconv.arrays import REAL_OF
 from mlxconv.fft import FourierPlan
 from mlxconv.kernels.geometry import set_output_layout, strides_of
 from mlxconv.kernels.schedule import Schedule
-from mlxconv.plan import Packed, Plan, checked_output, elements_of
+from mlxconv.plan import Packed, Plan, Planned, elements_of
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -177,16 +176,14 @@ class Part(NamedTuple):
     schedule: Schedule | None  # None: what the plan computes is copied there
 
 
-class PhasedPlan:
+class PhasedPlan(Planned):
     """The plans of all phases of a problem; what people see of it is that with most work."""
 
     def __init__(self, problem: "Problem", parts: tuple[Part, ...]) -> None:
-        self.problem = problem
+        super().__init__(problem)
         self.parts = parts
-        self.dtype = dtype_named(problem.dtype)
         self.largest = max((part.plan for part in parts), key=lambda plan: plan.problem.flop)
         self.variant, self.refused = self.largest.variant, self.largest.refused
-        self.output_shape = problem.output_shape
 
     def run(
         self,
@@ -197,10 +194,7 @@ class PhasedPlan:
         packed: Packed | None = None,
     ) -> np.ndarray:
         """As `Plan.run`.  A part that is not written where it belongs is copied there."""
-        if out is None:
-            y = recycling.array(self.output_shape, self.dtype)
-        else:
-            y = checked_output(out, self.output_shape, self.dtype, x, w)
+        y = self.output(out, x, w)
         if sum(part.plan.output_elements for part in self.parts) < y.size:
             y[...] = 0  # outputs that meet nothing but zeros
         if self.problem.flip:
@@ -208,11 +202,7 @@ class PhasedPlan:
         flat = elements_of(y)
         for i, (weave, plan, schedule) in enumerate(self.parts):
             taps, own = weave.filters(w), None if packed is None else packed.part(i)
-            if (
-                schedule is None
-                or isinstance(plan, FourierPlan)
-                or plan.weave(schedule, x, taps, flat, workers, own)
-            ):
+            if plan.weave(schedule, x, taps, flat, workers, own):
                 rows = weave.rows(self.problem, y)
                 part = plan.run(x, taps, workers, None, own)
                 rows[...] = part.view(rows.dtype)[..., 0]

@@ -21,7 +21,44 @@ FILTERS_BYTES = 1 << 20  # to copy fewer takes less than to say where they lie, 
 TURNED_BYTES = 1 << 16  # the same where filters are neighbours, and channels are not
 
 
-class Plan:
+class Planned:
+    """What every plan knows: its problem, and the shape, type and memory of the result."""
+
+    def __init__(self, problem: "Problem") -> None:
+        self.problem = problem  # as asked
+        self.output_shape = problem.output_shape
+        self.dtype = dtype_named(problem.dtype)
+        self.output_elements = math.prod(self.output_shape)
+        self.is_small = self.output_elements * self.dtype.itemsize < recycling.LEAST_BYTES
+
+    def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """`out` if the result of `x` and `w` may be written there, or new memory."""
+        if out is None:
+            return self.new_output()
+        return checked_output(out, self.output_shape, self.dtype, x, w)
+
+    def new_output(self) -> np.ndarray:
+        """Memory for the result; all but the smallest start at a cache line, since vectors that
+        straddle two are written at half the speed."""
+        if self.is_small:
+            return np.empty(self.output_shape, self.dtype)
+        return recycling.array(self.output_shape, self.dtype)
+
+    def weave(
+        self,
+        schedule: Schedule | None,
+        x: np.ndarray,
+        w: np.ndarray,
+        y: np.ndarray,
+        workers: int | None,
+        packed: "Packed | None",
+    ) -> bool:
+        """Compute by `schedule`, which says where in flat memory `y` the outputs go, if there is
+        one; whether `run` is still to be called, and its result copied there."""
+        return True
+
+
+class Plan(Planned):
     """A problem, the variant that computes it, and its schedule."""
 
     def __init__(
@@ -31,15 +68,11 @@ class Plan:
         schedule: Schedule,
         refused: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        self.problem = problem  # as asked
+        super().__init__(problem)
         self.variant = variant
         self.schedule = schedule
         self.refused = refused  # the earlier rows of the table, and why not they
-        self.output_shape = problem.output_shape
-        self.dtype = dtype_named(problem.dtype)
-        self.output_elements = math.prod(self.output_shape)
         self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
-        self.is_small = self.output_elements * self.dtype.itemsize < recycling.LEAST_BYTES
         self._merges = as_lines(problem) != problem  # axes, which then must lie without gaps
         self.is_real = problem.dtype in ("float32", "float64") and not problem.flip
 
@@ -65,16 +98,12 @@ class Plan:
 
         What is made of the filters is kept in `packed`, and found there the next time."""
         if out is None and packed is None and self._are_plain(x, w) and (at_once := self._bound):
-            y = self._new_output()
+            y = self.new_output()
             x, w, flat = x.ravel(), w.ravel(), y.ravel()
             if at_once(x, w, flat) and self.schedule.suspects:
                 self._mend((x, None, w), flat, workers)
             return y
-        y = (
-            self._new_output()
-            if out is None
-            else checked_output(out, self.output_shape, self.dtype, x, w)
-        )
+        y = self.output(out, x, w)
         if self.is_empty:
             y[...] = 0
             return y
@@ -95,15 +124,16 @@ class Plan:
 
     def weave(
         self,
-        schedule: Schedule,
+        schedule: Schedule | None,
         x: np.ndarray,
         w: np.ndarray,
         y: np.ndarray,
         workers: int | None,
         packed: "Packed | None",
     ) -> bool:
-        """The same by another schedule, which says where in flat memory `y` the outputs go; whether
-        they are to be computed once more by `run`, which mends NaN."""
+        """See `Planned`; `run` is to mend NaN, too."""
+        if schedule is None:
+            return True
         return self._launch(schedule, self._operands(x, w, packed), y, workers, packed)
 
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
@@ -132,13 +162,6 @@ class Plan:
             and w.itemsize in (w.strides[-1], w.strides[0])
             and w.flags.aligned
         )
-
-    def _new_output(self) -> np.ndarray:
-        """Memory for the result; all but the smallest start at a cache line, since vectors that
-        straddle two are written at half the speed."""
-        if self.is_small:
-            return np.empty(self.output_shape, self.dtype)
-        return recycling.array(self.output_shape, self.dtype)
 
     def _launch(
         self,

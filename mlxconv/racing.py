@@ -157,8 +157,10 @@ def race(
     }
     peak, flop = roofline.fma_call(_arithmetic(p), threads)
     best = timing.best(timing.in_turns({**calls, "": peak}, seconds, rounds))
+    kernels = able(p)
     entries = [
-        _entry(asked, name, calls.get(name), best.get(name, trials[name])) for name in trials
+        _entry(asked, name, calls.get(name), best.get(name, trials[name]), name in kernels)
+        for name in trials
     ]
     bound = roofline.machine().bound(
         as_real(p).flop, asked.bytes_moved, p.dtype, threads, flop / best[""] / 1e9
@@ -167,8 +169,13 @@ def race(
     return Race(p, threads, picked, tuple(entries), bound)
 
 
-def _entry(asked: Query, name: str, call: Callable[[], np.ndarray] | None, seconds: float) -> Entry:
-    keeps_bits = name in able(asked.problem)
+def _entry(
+    asked: Query,
+    name: str,
+    call: Callable[[], np.ndarray] | None,
+    seconds: float,
+    keeps_bits: bool,
+) -> Entry:
     if call is None or asked.arrays is None:
         return Entry(name, seconds, False, float("nan"), keeps_bits)
     error = largest_error(asked.problem, *asked.arrays, call())

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from mlxconv.dispatch import variants
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import f64x4
 from mlxconv.simd.words import broadcast, fma, load, store, zero
+from tests import helpers
 
 needs_jit = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is rewritten")
 
@@ -270,7 +270,7 @@ made = []
 cache.attach = lambda dispatcher, options: made.append((dispatcher, options)) or dispatcher
 
 from mlxconv import processor
-from mlxconv.dispatch import plan, variants
+from mlxconv.dispatch import able, plan
 from mlxconv.kernels import entry
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
@@ -299,11 +299,8 @@ for width in ("16", "32", "64"):
     for (x, w, groups), x_dtype, w_dtype in itertools.product(shapes, dtypes, dtypes):
         q = Parameters("conv1d", 1, 1, 1, 1, groups, False)
         problem = problem_of(q, x, x_dtype, w, w_dtype)
-        for variant in variants():
-            try:
-                elements = plan(problem, variant).schedule.elements
-            except (ValueError, AttributeError):  # not its problem; no kernel at all
-                continue
+        for variant in able(problem):
+            elements = plan(problem, variant).schedule.elements
             entry.serial(elements), entry.parallel(elements)
 
 found = []
@@ -387,6 +384,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import mlxconv
+from mlxconv.dispatch import VARIANTS
 
 problems = [
     ((2, 23, 5), (19, 3, 5), dict(padding=1)),
@@ -405,7 +403,7 @@ for i, (x_shape, w_shape, named) in enumerate(problems):
         for shape, name in ((x_shape, x_type), (w_shape, w_type)):
             values = rng.integers(-2, 3, shape) * (1 + 1j * name.startswith("complex"))
             data.append(values.astype(getattr(ml_dtypes, name, name)))
-        for variant in mlxconv.variants()[1:]:  # kernels: all but the FFT
+        for variant in (row.name for row in VARIANTS if row.keeps_bits):
             try:
                 y = mlxconv.conv1d(*data, **named, variant=variant)
             except ValueError as refused:
@@ -423,6 +421,6 @@ def test_conv1d_without_jit_gives_the_same_bits(tmp_path):
         python(CONVOLVE, str(tmp_path / f"{name}.npz"), NUMBA_DISABLE_JIT=setting)
     compiled, plain = np.load(tmp_path / "compiled.npz"), np.load(tmp_path / "plain.npz")
     assert compiled.files == plain.files
-    assert {key.split()[3] for key in plain.files} == set(variants()) - {"fft"}
+    assert {key.split()[3] for key in plain.files} == set(helpers.KERNELS)
     different = [key for key in plain.files if not np.array_equal(compiled[key], plain[key])]
     assert different == []
