@@ -38,9 +38,10 @@ TILES = {
         Tile((10, 1), 0.7),  # 10 + 1 + 1 = 12 of 16, more would spill; 11 loads feed 10 FMA
     ),
     (32, 2): (
-        Tile((14, 2), 0.9),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA
-        Tile((8, 2), 0.8),  # 16 + 2 + 1 = 19 of 32; 10 loads feed 16 FMA
-        Tile((14, 1), 0.7),  # 14 + 1 + 1 = 16 of 32; 15 loads feed 14 FMA
+        Tile((14, 2), 0.95),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA
+        Tile((10, 2), 0.93),  # 20 + 2 + 1; fits images of 7 x 7
+        Tile((8, 2), 0.92),  # 16 + 2 + 1 = 19 of 32; 10 loads feed 16 FMA
+        Tile((14, 1), 0.74),  # 14 + 1 + 1 = 16 of 32; 15 loads feed 14 FMA
     ),
     (32, 1): (
         Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
