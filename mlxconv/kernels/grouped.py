@@ -44,25 +44,20 @@ from mlxconv.simd.words import broadcast_each, fma, load, repeat, store, store_n
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> the tile of few taps and that of LONG lines of taps or more, each MR
-# positions x 1 vector
+# registers of the machine -> tiles of MR positions x 1 vector, which fit lines of 7, 14, 28, ...
 TILES = {
     16: (
-        Tile((7, 1), 0.7),  # 7 + 3 + 1 of 16: fits lines of 7, 14, 28, ... and 3 taps
+        Tile((7, 1), 0.7),  # 7 + 3 + 1 of 16: fits 3 taps
         Tile((8, 1), 0.8),  # 8 + 4 + 1: as many chains as hide the latency of an FMA
     ),
     32: (
         Tile((7, 1), 0.7),  # 7 + 7 + 1 of 32: 20 loads feed the 49 FMA of 7 taps
-        Tile((12, 1), 0.8),  # 12 + 7 + 1: 25 loads feed 84 FMA
+        Tile((14, 1), 0.85),  # 14 + 7 + 1: 27 loads feed 98 FMA
     ),
 }
 TAPS = {16: (3, 4), 32: (3, 4, 5, 6, 7)}  # that a tile may take at a time
-LONG = 16  # from here FMA bound a tile, 12 % in favour of the second; below it loads and stores do
-
-
-def tiles() -> tuple[Tile, Tile]:
-    """Those of this machine."""
-    return TILES[processor.registers()]
+# taps of a line from which FMA bound the second tile, and not loads and stores
+LONG = {16: 16, 32: 1}
 
 
 @lru_cache
@@ -155,17 +150,30 @@ def schedule(p: "Problem") -> Schedule:
 
 
 def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -> Schedule:
-    """The schedule with a tile for so many taps along a line; rows of several channels want more
-    registers.  Rows serve several taps where neighbouring positions meet the same ones, and lie in
-    lines no shorter than a tile, since windows of shorter ones are copied one by one."""
-    few, many = tiles()
-    tile = many if p.K[-1] >= LONG and p.groups == p.C else few
+    """The schedule with a tile for so many taps along a line.  Rows serve several taps where
+    neighbouring positions meet the same ones, and lie in lines no shorter than a tile, since
+    windows of shorter ones are copied one by one."""
+    slides = p.stride[-1] == p.kernel_dilation[-1] == 1
+    tile = _tile(p, slides)
     while lanes_of(p) // tile.share >= 2 * p.O and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
-    slides = p.stride[-1] == p.kernel_dilation[-1] == 1 and p.output_L[-1] >= tile.shape[0]
-    taps = taps_of(p.K[-1]) if slides else 1
+    taps = taps_of(p.K[-1]) if slides and p.output_L[-1] >= tile.shape[0] else 1
     layout = Layout(over_groups=True, repeats=repeats, tap_block=taps)
     return schedule_of(p, partial(kernel_of, taps), tile, layout)
+
+
+def _tile(p: "Problem", slides: bool) -> Tile:
+    """The tile that takes least time for a line: the first where each multiply-add loads its
+    operand, where rows of several channels want more registers, where a line is shorter than the
+    second, and where the rows of that one crowd a set of L1."""
+    few, many = TILES[processor.registers()]
+    W, rows = p.output_L[-1], many.shape[0] + taps_of(p.K[-1]) - 1
+    step = p.C * processor.vector_bytes() // lanes_of(p)
+    crowded = processor.lines_per_set(step, rows) > processor.caches().L1_ways
+    long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and W >= many.shape[0]
+    if crowded or not (slides and long):
+        return few
+    return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)
 
 
 def taps_of(K: int) -> int:
