@@ -121,6 +121,7 @@ def runs_block(elements):
     """run for these types of input and output."""
     open_window, input_of = windows(elements), inputs(elements)
     compute = computes(elements)
+    ROOM = processor.caches().L1_bytes // 2 // np.dtype(elements.dtype).itemsize
 
     @kernel
     def run(data, panels, block):
@@ -131,6 +132,10 @@ def runs_block(elements):
         runs = list_runs(data.runs, g, w)
         first = block.p0 * g.NR
         filters = min(block.p1 * g.NR, g.O) - first
+        many = filters
+        if g.panel_channels > 0 and g.K[1] > 1 and block.lines > 1:  # the next line finds in L1
+            shared = (w.h.k1 - w.h.k0) * w.w.rows * g.panel_channels  # what it shares with this one
+            many = max(1, ROOM // max(1, shared)) * g.NR
         for group in range(block.g0, block.g1):
             if group > block.g0 and not w.in_place:
                 w = open_window(data, block, group)
@@ -138,11 +143,16 @@ def runs_block(elements):
             at = w.first + shift + block.p0 * g.panel_channels
             to = block.to + group * g.O + first
             panel_at = panels.at + (group * panels.step + block.p0) * panel_size
-            panel = Rows(panels.a, panel_at, panel_size)
-            for j in range(block.lines):
-                x = Rows(input_of(data, w), at + j * w.line, w.row)
-                y = Rows(data.y, to + j * g.y_step[1], g.y_step[2])
-                compute(data, x, runs, panel, y, block.rows, filters)
+            o = 0
+            while o < filters:  # the last filters are no fewer than a panel: it may overlap
+                some = many if filters - o >= many + g.NR else filters - o
+                p = o // g.NR
+                panel = Rows(panels.a, panel_at + p * panel_size, panel_size)
+                for j in range(block.lines):
+                    x = Rows(input_of(data, w), at + p * g.panel_channels + j * w.line, w.row)
+                    y = Rows(data.y, to + o + j * g.y_step[1], g.y_step[2])
+                    compute(data, x, runs, panel, y, block.rows, some)
+                o += some
 
     return run
 
