@@ -170,7 +170,7 @@ def _tile(p: "Problem", slides: bool) -> Tile:
     W, rows = p.output_L[-1], many.shape[0] + taps_of(p.K[-1]) - 1
     step = p.C * processor.vector_bytes() // lanes_of(p)
     crowded = processor.lines_per_set(step, rows) > processor.caches().L1_ways
-    long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and W >= many.shape[0]
+    long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W
     if crowded or not (slides and long):
         return few
     return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)
