@@ -97,13 +97,16 @@ class Plan(Planned):
         """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
 
         What is made of the filters is kept in `packed`, and found there the next time."""
-        if out is None and packed is None and self._are_plain(x, w) and (at_once := self._bound):
-            y = self.new_output()
+        y = self.output(out, x, w)
+        packs = packed is not None and self.schedule.panels > 0
+        found = packed.panels.get(self.schedule.layout) if packed is not None and packs else None
+        usual = workers is None and self._are_plain(x, w) and (found is not None or not packs)
+        if usual and (at_once := self._bound):
             x, w, flat = x.ravel(), w.ravel(), y.ravel()
-            if at_once(x, w, flat) and self.schedule.suspects:
+            panels, suspect = found or (None, False)
+            if (at_once(x, w, flat, panels) or suspect) and self.schedule.suspects:
                 self._mend((x, None, w), flat, workers)
             return y
-        y = self.output(out, x, w)
         if self.is_empty:
             y[...] = 0
             return y
@@ -120,7 +123,10 @@ class Plan(Planned):
     def _are_plain(self, x: np.ndarray, w: np.ndarray) -> bool:
         """Whether kernels can read both arrays as they are."""
         same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
-        return same and x.flags.carray and w.flags.carray
+        if not same:
+            return False
+        of_x, of_w = x.flags, w.flags
+        return of_x.c_contiguous and of_x.aligned and of_w.c_contiguous and of_w.aligned
 
     def weave(
         self,

@@ -19,10 +19,10 @@ import numpy as np
 
 from mlxconv.arrays import aligned_empty
 
-LEAST_BYTES = 1 << 14  # smaller memory is reused by the C library
+LEAST_BYTES = 1 << 15  # smaller memory is reused by the C library
 MOST_BYTES = 64 << 20  # larger memory is given back
-# Arrays kept of the sizes below each power of two from 32 KB to 8 MB, and of all larger ones.
-KEPT = (8, 8, 8, 8, 8, 4, 2, 2, 1, 1)
+# Arrays kept of the sizes below each power of two from 64 KB to 8 MB, and of all larger ones.
+KEPT = (8, 8, 8, 8, 4, 2, 2, 1, 1)
 
 
 class Memory(np.ndarray):
@@ -62,19 +62,22 @@ def array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     memory = _memory(size)
     lease = memory.view(Lease)
     token = Token()
-    end = End(token, _queue(memory.size).append)
+    end = End(token, _idle[_kind(memory.size)].append)
     end.memory, lease.end = memory, (end, token)
     return np.ndarray(shape, dtype, lease)
 
 
-def _queue(size: int) -> deque[End]:
-    """Where memory of so many bytes waits."""
-    return _idle[min(size.bit_length() - LEAST_BYTES.bit_length(), len(_idle) - 1)]
+def _kind(size: int) -> int:
+    """The queue in which memory of so many bytes waits."""
+    kind = size.bit_length() - LEAST_BYTES.bit_length()
+    return kind if kind < len(KEPT) else -1
 
 
 def _memory(size: int) -> np.ndarray:
-    """At least `size` bytes, and less than twice as many if they are idle ones."""
-    for queue in {id(q): q for q in (_queue(size), _queue(2 * size - 1))}.values():
+    """At least `size` bytes, and less than twice as many if they are idle ones: the last that came
+    in, most of the time, which is in the caches."""
+    first, last = _kind(size), _kind(2 * size - 1)
+    for queue in (_idle[first],) if first == last else (_idle[first], _idle[last]):
         for _ in range(len(queue)):
             try:
                 end = queue.pop()  # each step is one of the interpreter's, hence safe anywhere

@@ -73,15 +73,20 @@ def run(
     workers share them, or each worker packs its own."""
     if schedule.flop < WORTH_SHARING["omp"]:  # the least of all
         return _at_once(schedule, geometry, arrays, panels)
-    kind, chunks = layer(), min(workers or default_threads(), schedule.steps[-1].jobs)
-    shared = chunks > 1 and schedule.flop >= _worth_sharing(kind)
-    if not shared or not _busy.acquire(blocking=False):
+    chunks = _chunks(schedule, workers)
+    if chunks == 1 or not _busy.acquire(blocking=False):
         return _launched(_on_this_thread, schedule, geometry, arrays, 1, panels)
     try:
-        launch = _on_pool if kind == "pool" else _on_numba
+        launch = _on_pool if layer() == "pool" else _on_numba
         return _launched(launch, schedule, geometry, arrays, chunks, panels)
     finally:
         _busy.release()
+
+
+def _chunks(schedule: Schedule, workers: int | None) -> int:
+    """The threads that share `schedule`, of so many: 1 where that is faster."""
+    chunks = min(workers or default_threads(), schedule.steps[-1].jobs)
+    return chunks if chunks > 1 and schedule.flop >= _worth_sharing(layer()) else 1
 
 
 def _at_once(
@@ -103,17 +108,27 @@ def _at_once(
 
 
 def bound(schedule: Schedule) -> Callable[..., int] | None:
-    """`run` on (x, w, y) of a small schedule and a usual geometry, with all that is the same in
-    every call looked up before: a fifth of the time of the smallest convolutions.  None if it is
-    not small."""
-    idle, steps, geometry = schedule.idle, len(schedule.steps), schedule.compile()
-    if schedule.flop >= WORTH_SHARING["omp"] or idle is None:
+    """`run` on (x, w, y, panels) with a usual geometry on all threads, with all that is the same in
+    every call looked up before: 2 us less.  None where more than a launch is to be done."""
+    geometry, steps = schedule.compile(), len(schedule.steps)
+    chunks = _chunks(schedule, None) if schedule.flop >= WORTH_SHARING["omp"] else 1
+    idle = workspace.kept(schedule, chunks)
+    awake = chunks in (1, numba.config.NUMBA_NUM_THREADS) and layer() != "pool"
+    if idle is None or not (chunks == 1 or awake) or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
-    run_steps, kept, first = schedule.on_one_thread, idle, steps - 1
+    kept, job, alone = idle, (steps - 1, steps, 0, ALL_JOBS), schedule.on_one_thread
+    together = parallel(schedule.elements) if chunks > 1 else None
 
-    def on_arrays(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> int:
-        space = workspace.borrow(schedule, 1, kept)
-        suspect = run_steps(geometry, x, w, y, *space, first, steps, 0, ALL_JOBS)
+    def on_arrays(x: np.ndarray, w: np.ndarray, y: np.ndarray, panels: np.ndarray | None) -> int:
+        space = workspace.borrow(schedule, chunks, kept)
+        own = space if panels is None else (panels, *space[1:])
+        if together is None or _forked or not _busy.acquire(blocking=False):
+            suspect = alone(geometry, x, w, y, *own, *job)
+        else:
+            try:
+                suspect = together(geometry, x, w, y, *own, *job, chunks)
+            finally:
+                _busy.release()
         kept.append(space)
         return suspect
 
