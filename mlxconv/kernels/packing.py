@@ -20,9 +20,12 @@ from functools import lru_cache
 from mlxconv.kernels.geometry import SUSPECT, pack_call
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import (
+    PART_BYTES,
+    even_parts,
     fma,
     load,
     load_n,
+    odd_parts,
     store,
     store_n,
     sum_lanes,
@@ -60,12 +63,13 @@ def finite(vec):
 @lru_cache
 def squares(vec, WHOLE):
     """pack_squares for weights of the type of `vec`: WHOLE squares, or any."""
-    LANES, HALF, ROUNDS = vec.lanes, vec.lanes // 2, vec.lanes.bit_length() - 1
+    LANES, PART = vec.lanes, PART_BYTES // vec.dtype.itemsize
+    INSIDE, ACROSS = PART.bit_length() - 1, (LANES // PART).bit_length() - 1
 
     @kernel
     def pack_squares(w, source, step, panels, to, S, NR, n):
         """panels[to + s*NR + i] = w[source + i*step + s] for s < S and i < n; WHOLE squares have
-        LANES of either.  ROUNDS shuffles of all registers, as of a pack of cards, transpose."""
+        LANES of either.  They are transposed inside parts of registers, then across them."""
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S, LANES):
@@ -74,10 +78,18 @@ def squares(vec, WHOLE):
                     r[i] = load(vec, w, source + i * step + s)
                 else:
                     r[i] = load_n(vec, w, source + i * step + s, S - s if i < n else 0)
-            for _ in static_range(ROUNDS):
-                for i in static_range(HALF):
-                    t[2 * i] = zip_low(r[i], r[i + HALF])
-                    t[2 * i + 1] = zip_high(r[i], r[i + HALF])
+            for k in static_range(INSIDE):  # registers 2, then 1 apart
+                for i in static_range(LANES):
+                    if i // (PART >> (k + 1)) % 2 == 0:
+                        t[i] = zip_low(r[i], r[i + (PART >> (k + 1))])
+                        t[i + (PART >> (k + 1))] = zip_high(r[i], r[i + (PART >> (k + 1))])
+                for i in static_range(LANES):
+                    r[i] = t[i]
+            for k in static_range(ACROSS):  # 4, then 8 apart
+                for i in static_range(LANES):
+                    if i // (PART << k) % 2 == 0:
+                        t[i] = even_parts(r[i], r[i + (PART << k)])
+                        t[i + (PART << k)] = odd_parts(r[i], r[i + (PART << k)])
                 for i in static_range(LANES):
                     r[i] = t[i]
             for i in static_range(LANES):

@@ -197,27 +197,57 @@ def _fma(context, builder, sig, args):
 
 
 def zip_low(a, b):
-    """a[0], b[0], a[1], b[1], ...: the lower halves of `a` and `b`, interleaved."""
-    return np.stack([a, b], -1).ravel()[: len(a)]
+    """a[0], b[0], a[1], b[1], ...: the lower halves of `a` and `b`, interleaved, in each part."""
+    return np.stack([_parts(a), _parts(b)], -1).reshape(len(_parts(a)), 2, -1)[:, 0].ravel()
 
 
 @lowers(zip_low, lambda a, b: a if a == b and isinstance(a, Vec) else None)
 def _zip_low(context, builder, sig, args):
-    return _interleaved(builder, sig.return_type, args, 0)
+    return _shuffled(builder, zip_low, sig.return_type, args)
 
 
 def zip_high(a, b):
-    """The upper halves of `a` and `b`, interleaved."""
-    return np.stack([a, b], -1).ravel()[len(a) :]
+    """The upper halves of `a` and `b`, interleaved, in each part."""
+    return np.stack([_parts(a), _parts(b)], -1).reshape(len(_parts(a)), 2, -1)[:, 1].ravel()
 
 
 @lowers(zip_high, lambda a, b: a if a == b and isinstance(a, Vec) else None)
 def _zip_high(context, builder, sig, args):
-    return _interleaved(builder, sig.return_type, args, sig.return_type.lanes // 2)
+    return _shuffled(builder, zip_high, sig.return_type, args)
 
 
-def _interleaved(builder, vec, args, first):
-    order = [lane for i in range(first, first + vec.lanes // 2) for lane in (i, vec.lanes + i)]
+def even_parts(a, b):
+    """Parts 0, 2, ... of `a`, then those of `b`; there are at least two."""
+    return np.concatenate([_parts(a)[::2], _parts(b)[::2]]).ravel()
+
+
+@lowers(even_parts, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _even_parts(context, builder, sig, args):
+    return _shuffled(builder, even_parts, sig.return_type, args)
+
+
+def odd_parts(a, b):
+    """Parts 1, 3, ... of `a`, then those of `b`."""
+    return np.concatenate([_parts(a)[1::2], _parts(b)[1::2]]).ravel()
+
+
+@lowers(odd_parts, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _odd_parts(context, builder, sig, args):
+    return _shuffled(builder, odd_parts, sig.return_type, args)
+
+
+PART_BYTES = 16  # shuffles inside such parts of a register start twice as often as others
+
+
+def _parts(v):
+    """A row for each part of `v`."""
+    return v.reshape(-1, PART_BYTES // v.itemsize)
+
+
+def _shuffled(builder, word, vec, args):
+    """What `word` makes of two registers, as it says itself of the numbers of their lanes."""
+    lanes = np.arange(2 * vec.lanes, dtype=f"i{vec.dtype.itemsize}")
+    order = [int(i) for i in word(lanes[: vec.lanes], lanes[vec.lanes :])]
     return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(_i32, vec.lanes), order))
 
 
