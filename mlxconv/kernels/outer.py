@@ -23,9 +23,10 @@ import numpy as np
 from mlxconv import processor
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, geometry_of
+from mlxconv.kernels.packing import finite
 from mlxconv.kernels.reference import row_met
 from mlxconv.kernels.schedule import Schedule, Step, meets_padding
-from mlxconv.kernels.window import gathers
+from mlxconv.kernels.window import clears, gathers
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
 from mlxconv.simd.words import broadcast, fma, load, load_n, store, store_n, zero
@@ -96,19 +97,17 @@ def range_kernel(elements, vec):
     """The kernel over blocks of filters, groups and pieces of the positions."""
     MR, NV = tile()
     LANES, gather, copy_gradients = vec.lanes, gathers(elements, vec), gradient_copies(vec)
-    add_products = tiles(MR, NV, vec)
+    add_products, clear, is_finite = tiles(MR, NV, vec), clears(vec), finite(vec)
 
     @kernel
     def write_sums(data, sums, step, to, filters, columns):
-        """The sums of one job as they lie in the filters; whether there is a NaN among them."""
-        y, scratch, suspect = data.y, data.scratch, 0
+        """The sums of one job as they lie in the filters; whether none is a NaN or an infinity."""
+        y, scratch = data.y, data.scratch
         for i in range(filters):
             for c in range(0, columns, LANES):
                 v = load(vec, scratch, sums + i * step + c)
                 store_n(v, y, to + i * columns + c, columns - c)
-        for i in range(filters * columns):
-            suspect += y[to + i] != y[to + i]
-        return suspect
+        return is_finite(y, to, filters * columns)
 
     @kernel
     def outer(data, lo, hi):
@@ -123,8 +122,7 @@ def range_kernel(elements, vec):
             o0, o1 = b * g.O // g.panel_blocks, (b + 1) * g.O // g.panel_blocks
             width = -(-(o1 - o0) // MR) * MR
             scratch[sums - 1] = 1
-            for i in range(sums, sums + width * size):
-                scratch[i] = 0
+            clear(scratch, sums, width * size)
             l1 = (piece + 1) * positions // g.blocks
             for l in range(piece * positions // g.blocks, l1, g.tiles):
                 rows = min(g.tiles, l1 - l)
@@ -133,7 +131,7 @@ def range_kernel(elements, vec):
                 copy_gradients(data, first, rows, o1 - o0, dy, g.NR)
                 add_products(scratch, dy, g.NR, size, sums, width, columns, rows)
             to = (piece * g.groups * g.O + group * g.O + o0) * columns
-            if write_sums(data, sums, size, to, o1 - o0, columns):
+            if not write_sums(data, sums, size, to, o1 - o0, columns):
                 data.counters[SUSPECT] = 1
 
     return outer

@@ -28,6 +28,7 @@ from mlxconv.kernels.outer import gradient_copies
 from mlxconv.kernels.schedule import Part, Schedule, Step, meets_padding
 from mlxconv.kernels.window import (
     Rows,
+    clears,
     inputs,
     list_runs,
     strip_copies,
@@ -112,7 +113,7 @@ def range_kernel(elements, vec):
     """The kernel over pieces of the positions and parts of the channels."""
     LANES, SETS_ = vec.lanes, SETS
     open_window, input_of, add_line = windows(elements), inputs(elements), tiles(vec)
-    copy_gradients = gradient_copies(vec)
+    copy_gradients, clear = gradient_copies(vec), clears(vec)
 
     @kernel
     def add_block(data, block, part, sums):
@@ -158,7 +159,7 @@ def range_kernel(elements, vec):
         sums = Rows(data.scratch, g.block_at, taps * LANES)
         for job in range(lo, hi):
             part, piece = job % g.groups, job // g.groups
-            data.scratch[sums.at : sums.at + SETS_ * g.panels * sums.step] = 0
+            clear(data.scratch, sums.at, SETS_ * g.panels * sums.step)
             for b in range(piece * blocks // pieces, (piece + 1) * blocks // pieces):
                 add_block(data, locate(g, b), part, sums)
             if write_sums(data, sums, part, piece, taps):

@@ -18,6 +18,7 @@ may also lie apart, and a panel holds them side by side):
 from functools import lru_cache
 
 from mlxconv.kernels.geometry import SUSPECT, pack_call
+from mlxconv.kernels.window import clears
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import (
     PART_BYTES,
@@ -104,7 +105,7 @@ def squares(vec, WHOLE):
 @lru_cache
 def packers(vec):
     """pack_panel for weights of the type of `vec`."""
-    LANES, is_finite = vec.lanes, finite(vec)
+    LANES, is_finite, clear = vec.lanes, finite(vec), clears(vec)
     pack_whole, pack_edges = squares(vec, True), squares(vec, False)
 
     @kernel
@@ -156,7 +157,7 @@ def packers(vec):
         filters = min(g.NR, g.O - first)
         NR = g.narrow_NR if g.narrow_NR and filters < g.NR else g.NR
         if filters < NR or g.bank_rows > 0:
-            panels[to : to + lines * line * NR] = 0
+            clear(panels, to, lines * line * NR)
         for tap in range(0, lines * taps, g.w_run // g.C):  # taps that lie without gaps are one run
             i, k = tap // taps, tap % taps
             source = i // g.K[1] * g.w_step[0] + i % g.K[1] * g.w_step[1] + k * g.w_step[2]

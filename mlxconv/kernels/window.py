@@ -24,7 +24,7 @@ from numba import types
 from mlxconv.kernels.geometry import data_type
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
-from mlxconv.simd.words import load, load_n, store, store_n
+from mlxconv.simd.words import load, load_n, store, store_n, zero
 
 
 class Rows(NamedTuple):
@@ -105,9 +105,26 @@ def row_of(g, axis, reach, i):
 
 
 @lru_cache
+def clears(vec):
+    """clear for numbers of the type of `vec`."""
+    LANES = vec.lanes
+
+    @kernel(inline="always")
+    def clear(a, first, count):
+        """a[first + i] = 0 for i < count: by vectors, which LLVM does not make of such a loop."""
+        whole = count // LANES * LANES
+        for i in range(0, whole, LANES):
+            store(zero(vec), a, first + i)
+        store_n(zero(vec), a, first + whole, count - whole)
+
+    return clear
+
+
+@lru_cache
 def row_copies(elements, vec):
     """copy_rows for inputs of this type."""
     CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
+    clear = clears(vec)
 
     @kernel(inline="always")
     def copy_run(x, scratch, source, to, count):
@@ -142,18 +159,15 @@ def row_copies(elements, vec):
         hi = max(lo, min(rows, g.L[2] - first))
         width, step = g.width, g.x_step[2]
         source = base + first * step + c0 * g.x_channel
-        for i in range(at, at + lo * width):  # a slice would take longer than most are
-            scratch[i] = 0
-        for i in range(at + hi * width, at + rows * width):
-            scratch[i] = 0
+        clear(scratch, at, lo * width)
+        clear(scratch, at + hi * width, (rows - hi) * width)
         if g.multiplier == 1 and g.x_channel == 1 and width == g.channels and width == step:
             lo, hi = lo * width, hi * width  # rows without gaps
             copy_run(x, scratch, source + lo, at + lo, hi - lo)
         else:
             for i in range(lo, hi):
                 copy_row(g, x, scratch, source + i * step, at + i * width)
-                for c in range(g.channels, width):
-                    scratch[at + i * width + c] = 0
+                clear(scratch, at + i * width + g.channels, width - g.channels)
 
     return copy_rows
 
@@ -222,7 +236,7 @@ def windows(elements):
 @lru_cache
 def gathers(elements, vec):
     """gather for inputs of this type."""
-    copy_rows = row_copies(elements, vec)
+    copy_rows, clear = row_copies(elements, vec), clears(vec)
 
     @kernel
     def gather(data, group, l0, l1, pitch):
@@ -253,8 +267,8 @@ def gathers(elements, vec):
                     h, d = 0, d + 1
                     if d == g.out[0]:
                         d, n = 0, n + 1
-        for i in range((l1 - l0) * pitch, g.MR * pitch):  # rows that fill up the tile
-            data.scratch[i] = 0
+        missing = max(0, g.MR - (l1 - l0))  # rows that fill up the tile
+        clear(data.scratch, (l1 - l0) * pitch, missing * pitch)
 
     return gather
 
