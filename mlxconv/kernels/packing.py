@@ -36,6 +36,7 @@ from mlxconv.simd.words import (
 )
 
 CHAINS = 4  # of multiply-adds: as many as their latency has cycles
+FEW = 4  # filters: a square takes as long as 100 of its weights, one by one
 
 
 @lru_cache
@@ -105,7 +106,7 @@ def squares(vec, WHOLE):
 @lru_cache
 def packers(vec):
     """pack_panel for weights of the type of `vec`."""
-    LANES, is_finite, clear = vec.lanes, finite(vec), clears(vec)
+    LANES, FEW_, is_finite, clear = vec.lanes, FEW, finite(vec), clears(vec)
     pack_whole, pack_edges = squares(vec, True), squares(vec, False)
 
     @kernel
@@ -134,7 +135,7 @@ def packers(vec):
             n, packed = min(LANES, filters - v, O - o), 0
             at = source + bank * g.w_bank + (group * O + o) * g.w_filter
             row = to + bank * g.bank_rows * NR + v
-            if g.w_channel != 1 or n * g.w_run < LANES:
+            if g.w_channel != 1 or n <= FEW_ or n * g.w_run < LANES:
                 for j in range(n):
                     for s in range(g.w_run):
                         panels[row + s * NR + j] = w[at + j * g.w_filter + s * g.w_channel]
