@@ -9,6 +9,7 @@ import numpy as np
 from mlxconv import recycling, threads
 from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of, real_view
 from mlxconv.forks import cached_property
+from mlxconv.kernels.elements import widened
 from mlxconv.kernels.geometry import set_filter_layout, set_input_layout
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
@@ -294,7 +295,7 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
         if p.input_dtype in REAL_OF:
             pairs = [np.stack([re, -im], -1), np.stack([im, re], -1)]
         w = np.stack(pairs, axis=1)
-    return memory_of(np.ascontiguousarray(w, dtype)).flat
+    return memory_of(np.ascontiguousarray(widened(np.ascontiguousarray(w)), dtype)).flat
 
 
 def laid_out(

@@ -21,6 +21,7 @@ import numpy as np
 from numba import types
 
 from mlxconv import processor
+from mlxconv.kernels.elements import converts_runs
 from mlxconv.kernels.geometry import (
     COPIED,
     PACKED,
@@ -53,7 +54,7 @@ def tile_call(dtype):
 @lru_cache
 def computes(elements):
     """compute for these types of input and output."""
-    ROUNDS, narrow = elements.rounds, elements.narrow
+    ROUNDS, narrow_run = elements.rounds, converts_runs(elements.narrow)
     call_tile = tile_call(elements.dtype)
     is_finite = finite(vec_of(elements.dtype, processor.vector_bytes()))
 
@@ -85,8 +86,7 @@ def computes(elements):
                         data.counters[SUSPECT] = 1
         if ROUNDS or positions < g.MR:
             for m in range(positions):
-                for o in range(filters):
-                    y.a[y.at + m * y.step + o] = narrow(kept.a[kept.at + m * kept.step + o])
+                narrow_run(kept.a, kept.at + m * kept.step, y.a, y.at + m * y.step, filters)
 
     return compute
 

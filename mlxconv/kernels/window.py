@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numba
 from numba import types
 
+from mlxconv.kernels.elements import converts_runs
 from mlxconv.kernels.geometry import data_type
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
@@ -124,7 +125,7 @@ def clears(vec):
 def row_copies(elements, vec):
     """copy_rows for inputs of this type."""
     CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
-    clear = clears(vec)
+    clear, widen_run = clears(vec), converts_runs(widen)
 
     @kernel(inline="always")
     def copy_run(x, scratch, source, to, count):
@@ -136,8 +137,7 @@ def row_copies(elements, vec):
             if i < count:
                 store_n(load_n(vec, x, source + i, count - i), scratch, to + i, count - i)
         else:
-            for i in range(count):
-                scratch[to + i] = widen(x[source + i])
+            widen_run(x, source, scratch, to, count)
 
     @kernel(inline="always")
     def copy_row(g, x, scratch, source, to):

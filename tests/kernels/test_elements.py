@@ -20,12 +20,12 @@ half_types = pytest.mark.parametrize("half", HALVES)
 
 
 def applied(convert):
-    """`convert` in the loops it stands in, where LLVM turns it into vectors."""
+    """`convert` in the loop it stands in, which LLVM turns into vectors."""
+    convert_run = elements.converts_runs(convert)
 
     @kernel(no_cpython_wrapper=False)
     def apply(values, results):
-        for i in range(values.size):
-            results[i] = convert(values[i])
+        convert_run(values, 0, results, 0, values.size)
 
     return apply
 
@@ -90,6 +90,14 @@ def assert_same(got, expected, number):
 def test_widening_all_bit_patterns(half):
     got, expected = widened(half, ALL_BITS), as_floats(half, ALL_BITS)
     assert_same(got.view(np.uint32), expected.view(np.uint32), lambda b: b.view(np.float32))
+
+
+@half_types
+def test_arrays_widen_as_their_elements(half):
+    a = ALL_BITS.view(HALVES[half]).reshape(4, -1)
+    got, expected = elements.widened(a), widened(half, ALL_BITS)
+    assert np.array_equal(got.view(np.uint32).ravel(), expected.view(np.uint32))
+    assert elements.widened(a.astype(np.float64)).dtype == np.float64
 
 
 @half_types
