@@ -217,7 +217,7 @@ def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -
     return _summed(whole, p, spread, x, dy, workers)
 
 
-NARROW = 8  # channels of a group, at the most, that are taken one by one
+NARROW = 4  # channels of a group, at the most, that are taken one by one: 0.9-6x the speed
 
 
 def _by_channel(

@@ -35,14 +35,15 @@ def gather_flop(taps: int, dilation: int, channels: int) -> float:
 WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
 
 
-def meets_few(g: np.ndarray, window: int, elements: Elements) -> bool:
+def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> bool:
     """Whether filters meet so few positions that to copy the input for each of several parts of
-    them takes less than to share what others have packed."""
+    them takes less than to share what others have packed; and there are enough panels for equal
+    shares, fewer where positions can be shared out as well."""
     positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
     return (
         g["phases"][0] == 1
         and positions * cores <= 2 * g["O"][0]
-        and g["groups"][0] * g["panels"][0] >= 4 * cores
+        and g["groups"][0] * g["panels"][0] >= (4 if gathers else 2) * cores
         and positions * window * np.dtype(elements.dtype).itemsize <= WINDOWS_BYTES
     )
 
@@ -79,7 +80,8 @@ def line_blocks(
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
     g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
     if few:
-        g["blocks"] = -(-W // positions)
+        shares = min(-(-4 * processor.cores() // (groups * panels)), int(g["tiles"][0]))
+        g["blocks"] = max(shares, -(-W // positions))
     lines, parts = min(sharings(g, itemsize), key=lambda s: _cycles(g, elements, *s))
     g["line_blocks"] = -(-int(g["out"][0, 1]) // lines)
     if parts > 1:
@@ -169,10 +171,13 @@ def panel_blocks(g: np.ndarray, panel_bytes: int, copies: bool) -> int:
     """Parts of the panels, each packed by the worker that uses it, which then has it in L2; one for
     each core, if every part `copies` the input again."""
     jobs, panels = int(g["groups"][0]) * int(g["blocks"][0]), int(g["panels"][0])
+    cores = processor.cores()
     if copies:
-        return min(panels, -(-processor.cores() // jobs))
-    wanted = -(-2 * processor.cores() // jobs)
-    return min(panels, max(wanted, -(-panels * panel_bytes * 4 // processor.caches().L2_bytes)))
+        return min(panels, -(-cores // jobs))
+    if panels < 4 * cores and jobs % cores == 0:
+        return panels  # any other parts of so few would not be equal
+    parts = max(-(-2 * cores // jobs), -(-panels * panel_bytes * 4 // processor.caches().L2_bytes))
+    return min(panels, parts + -parts % cores)
 
 
 def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
