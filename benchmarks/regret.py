@@ -1,6 +1,7 @@
 """How much slower the variant that the table picks is than the fastest, on random problems.
 
     python -m benchmarks.regret --seed 1 --count 44 [--families dense,short] [--threads 2]
+    python -m benchmarks.regret --named [--threads 2]       on the shapes that come with mlxconv
 
 Regrets above 5 % are raced once more, three times as long, and listed only if they are still there.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import mlxconv
 from benchmarks.families import FAMILIES, chosen_families, problems
-from mlxconv.bench.shapes import Shape
+from mlxconv.bench.shapes import Shape, named
 from mlxconv.cli import progress
 from mlxconv.cli.parser import positive, positive_number
 from mlxconv.racing import Race
@@ -28,6 +29,7 @@ def raced(shape: Shape, seconds: float, threads: int | None, dtype: str) -> Race
         return mlxconv.race(
             *shape.arrays,
             **shape.parameters,
+            transposed=shape.transposed,
             dtype=dtype,
             stream=mlxconv.Stream(threads),
             seconds=seconds,
@@ -68,7 +70,9 @@ def report(races: dict[str, Race]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("--seed", type=int, required=True)
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int)
+    which.add_argument("--named", action="store_true", help="the shapes that come with mlxconv")
     made.add_argument("--count", type=positive, default=len(FAMILIES))
     made.add_argument("--families", default="", metavar="A,B", help=", ".join(FAMILIES))
     made.add_argument("--threads", type=positive)
@@ -79,13 +83,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    chosen = problems(options.seed, options.count, chosen_families(options.families))
+    chosen = named()
+    if not options.named:
+        chosen = problems(options.seed, options.count, chosen_families(options.families))
     races = {}
     with progress.bar("racing", len(chosen), False, counts=True) as advance:
         for name, shape in chosen.items():
             races[name] = raced(shape, options.seconds, options.threads, options.dtype)
             advance(1)
-    print(f"seed {options.seed}, {options.dtype}, variants {', '.join(mlxconv.variants())}")
+    source = "named shapes" if options.named else f"seed {options.seed}"
+    print(f"{source}, {options.dtype}, variants {', '.join(mlxconv.variants())}")
     print(report(races))
 
 

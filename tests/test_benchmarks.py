@@ -117,8 +117,12 @@ def test_a_notable_regret_is_raced_again(monkeypatch):
 def test_regret(capsys, monkeypatch):
     monkeypatch.setattr(roofline, "machine", lambda: MACHINE)
     monkeypatch.setattr(regret, "problems", lambda *_: {"short_0": CONV1D["tiny"]})
-    regret.main(["--seed", "1", "--count", "1", "--seconds", "0.01", "--threads", "1"])
-    assert "regret: mean" in capsys.readouterr().out
+    monkeypatch.setattr(regret, "named", lambda: {"tiny": CONV1D["tiny"]})
+    for which in (["--seed", "1", "--count", "1"], ["--named"]):
+        regret.main([*which, "--seconds", "0.01", "--threads", "1"])
+        assert "regret: mean" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        regret.main(["--named", "--seed", "1"])
 
 
 # --- cliffs --------------------------------------------------------------------------------------
