@@ -25,7 +25,7 @@ from mlxconv.kernels.elements import converts_runs
 from mlxconv.kernels.geometry import data_type
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
-from mlxconv.simd.words import load, load_n, store, store_n, zero
+from mlxconv.simd.words import broadcast, load, load_n, store, store_n, zero
 
 
 class Rows(NamedTuple):
@@ -145,11 +145,24 @@ def row_copies(elements, vec):
         channels = g.channels
         if g.multiplier == 1 and g.x_channel == 1:
             copy_run(x, scratch, source, to, channels)
+        elif g.multiplier == 1:
+            for i in range(channels):
+                scratch[to + i] = widen(x[source + i * g.x_channel])
         else:
-            for i in range(0, channels, g.multiplier):
-                value = widen(x[source + i // g.multiplier * g.x_channel])
-                for j in range(i, min(i + g.multiplier, channels)):
-                    scratch[to + j] = value
+            i, at = 0, source
+            while i < channels:  # what the next channel's repeats come over may be written as well
+                if CONVERTS:
+                    scratch[to + i] = widen(x[at])
+                    v = broadcast(vec, scratch, to + i)
+                else:
+                    v = broadcast(vec, x, at)
+                j, end = i, i + g.multiplier
+                while j < end and j + LANES <= channels:
+                    store(v, scratch, to + j)
+                    j += LANES
+                if j < end:
+                    store_n(v, scratch, to + j, min(end, channels) - j)
+                i, at = end, at + g.x_channel  # to divide would take longer than all else
 
     @kernel(inline="always")
     def copy_rows(g, x, scratch, base, first, rows, c0, at):
