@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlxconv import processor
+from mlxconv.kernels.copies import clears
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, geometry_of
 from mlxconv.kernels.packing import finite
 from mlxconv.kernels.reference import row_met
 from mlxconv.kernels.schedule import Schedule, Step, meets_padding
-from mlxconv.kernels.window import clears, gathers
+from mlxconv.kernels.window import gathers
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
 from mlxconv.simd.words import broadcast, fma, load, load_n, store, store_n, zero

@@ -22,13 +22,13 @@ import numpy as np
 
 from mlxconv import processor
 from mlxconv.kernels.blocking import in_parts
+from mlxconv.kernels.copies import clears
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, across_groups, geometry_of, locate
 from mlxconv.kernels.outer import gradient_copies
 from mlxconv.kernels.schedule import Part, Schedule, Step, meets_padding
 from mlxconv.kernels.window import (
     Rows,
-    clears,
     inputs,
     list_runs,
     strip_copies,

@@ -17,8 +17,8 @@ may also lie apart, and a panel holds them side by side):
 
 from functools import lru_cache
 
+from mlxconv.kernels.copies import clears
 from mlxconv.kernels.geometry import SUSPECT, pack_call
-from mlxconv.kernels.window import clears
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import (
     PART_BYTES,

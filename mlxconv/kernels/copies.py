@@ -1,0 +1,92 @@
+"""Rows of the input as strips and copied windows hold them: zeros where they lie outside, of the
+arithmetic's type, with their channels side by side, each as often as it has filters.
+
+LLVM makes vectors of few of these loops: it cannot tell that offsets are not negative, nor that one
+array does not lie over another.  So they are written in vectors.
+"""
+
+from functools import lru_cache
+
+from mlxconv.kernels.elements import converts_runs
+from mlxconv.simd.static import kernel
+from mlxconv.simd.words import broadcast, load, load_n, store, store_n, zero
+
+
+@lru_cache
+def clears(vec):
+    """clear for numbers of the type of `vec`."""
+    LANES = vec.lanes
+
+    @kernel(inline="always")
+    def clear(a, first, count):
+        """a[first + i] = 0 for i < count."""
+        whole = count // LANES * LANES
+        for i in range(0, whole, LANES):
+            store(zero(vec), a, first + i)
+        store_n(zero(vec), a, first + whole, count - whole)
+
+    return clear
+
+
+@lru_cache
+def row_copies(elements, vec):
+    """copy_rows for inputs of this type."""
+    CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
+    clear, widen_run = clears(vec), converts_runs(widen)
+
+    @kernel(inline="always")
+    def copy_run(x, scratch, source, to, count):
+        """scratch[to + i] = x[source + i] for i < count."""
+        if not CONVERTS:
+            for i in range(0, count - LANES + 1, LANES):
+                store(load(vec, x, source + i), scratch, to + i)
+            i = count // LANES * LANES
+            if i < count:
+                store_n(load_n(vec, x, source + i, count - i), scratch, to + i, count - i)
+        else:
+            widen_run(x, source, scratch, to, count)
+
+    @kernel(inline="always")
+    def copy_row(g, x, scratch, source, to):
+        """scratch[to + c] = x[source + c // multiplier * x_channel] for the channels of a row."""
+        channels = g.channels
+        if g.multiplier == 1 and g.x_channel == 1:
+            copy_run(x, scratch, source, to, channels)
+        elif g.multiplier == 1:
+            for i in range(channels):
+                scratch[to + i] = widen(x[source + i * g.x_channel])
+        else:
+            i, at = 0, source
+            while i < channels:  # what the next channel's repeats come over may be written as well
+                if CONVERTS:
+                    scratch[to + i] = widen(x[at])
+                    v = broadcast(vec, scratch, to + i)
+                else:
+                    v = broadcast(vec, x, at)
+                j, end = i, i + g.multiplier
+                while j < end and j + LANES <= channels:
+                    store(v, scratch, to + j)
+                    j += LANES
+                if j < end:
+                    store_n(v, scratch, to + j, min(end, channels) - j)
+                i, at = end, at + g.x_channel  # to divide would take longer than all else
+
+    @kernel(inline="always")
+    def copy_rows(g, x, scratch, base, first, rows, c0, at):
+        """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
+        0 outside the input."""  # to pass all of `data` would take longer than to copy a few rows
+        lo = min(rows, max(0, -first))
+        hi = max(lo, min(rows, g.L[2] - first))
+        width, step = g.width, g.x_step[2]
+        source = base + first * step + c0 * g.x_channel
+        clear(scratch, at, lo * width)
+        clear(scratch, at + hi * width, (rows - hi) * width)
+        if g.multiplier == 1 and g.x_channel == 1 and width == g.channels and width == step:
+            lo, hi = lo * width, hi * width  # rows without gaps
+            copy_run(x, scratch, source + lo, at + lo, hi - lo)
+        else:
+            for i in range(lo, hi):
+                copy_row(g, x, scratch, source + i * step, at + i * width)
+                clear(scratch, at + i * width + g.channels, width - g.channels)
+
+    return copy_rows
