@@ -100,9 +100,9 @@ def _widens(name):
 
 
 def widened(a: np.ndarray) -> np.ndarray:
-    """The C-contiguous array `a` as float32, if it is of a half type: ten times as fast as NumPy
-    and ml_dtypes, which convert one element after the other."""
-    if a.dtype.name not in _WIDEN:
+    """The C-contiguous array `a` as float32, if it is of a half type in this machine's byte order:
+    ten times as fast as NumPy and ml_dtypes, which convert one element after the other."""
+    if a.dtype.name not in _WIDEN or not a.dtype.isnative:
         return a
     wide = np.empty(a.shape, np.float32)
     _widens(a.dtype.name)(a.view(np.uint16).ravel(), wide.ravel())
