@@ -13,14 +13,24 @@ from mlxconv.kernels.window import strip_elements
 
 def gathers(g: np.ndarray) -> bool:
     """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
-    lines are shorter than a tile, or the last tile of each wastes more than the copies take."""
+    lines are shorter than a tile, or the last tile of each wastes more than the copies take, and
+    the taps that meet padding alone, which copied windows do not leave out."""
     W, MR, taps = int(g["out"][0, 2]), int(g["MR"][0]), math.prod(g["K"][0].tolist())
     if W < MR:
         return True
     if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
         return False
-    wasted = (-(-W // MR) * MR / W - 1) * 2 * int(g["O"][0])
+    wasted = (-(-W // MR) * MR / W - 2 + met(g).mean()) * 2 * int(g["O"][0])
     return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
+
+
+def met(g: np.ndarray) -> np.ndarray:
+    """For each tap of a line, the share of the positions that meet the input with it."""
+    names = ("out", "L", "K", "stride", "dilation", "padding")
+    W, L, K, stride, dilation, padding = (int(g[name][0, 2]) for name in names)
+    first = np.arange(K) * dilation - padding  # the row that a tap of the first window meets
+    lo, hi = np.maximum(0, -(first // stride)), np.minimum(W, (L - 1 - first) // stride + 1)
+    return np.maximum(0, hi - lo) / W
 
 
 PIECE_FLOP = 1000  # to copy a piece of a window: 10 ns beside its elements
@@ -57,6 +67,10 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
     return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
 
 
+SHORT = 8  # blocks of a line leave out taps that only others meet the input with
+BLOCK_FLOP = 2e5  # what a tile could do in the time that a block takes to begin, and more
+
+
 def line_blocks(
     g: np.ndarray, window: int, elements: Elements, flop: float, few: bool = False
 ) -> int:
@@ -71,10 +85,13 @@ def line_blocks(
     if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
         y_bytes = int(g["y_step"][0, 2]) * itemsize
         positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
+    lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
+    taps = met(g)
+    if np.mean((taps > 0) - taps) * flop > lines * SHORT * BLOCK_FLOP:
+        positions = min(positions, max(1, W // MR // SHORT) * MR)
     if elements.rounds:  # their outputs stay in scratch until they are rounded
         positions = min(positions, (1 << 16) // (NR * panels))
     positions = max(MR, positions // MR * MR)
-    lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
