@@ -113,8 +113,8 @@ def bound(schedule: Schedule) -> Callable[..., int] | None:
     geometry, steps = schedule.compile(), len(schedule.steps)
     chunks = _chunks(schedule, None) if schedule.flop >= WORTH_SHARING["omp"] else 1
     idle = workspace.kept(schedule, chunks)
-    awake = chunks in (1, numba.config.NUMBA_NUM_THREADS) and layer() != "pool"
-    if idle is None or not (chunks == 1 or awake) or schedule.flop >= LAUNCH_FLOP * chunks:
+    plain = chunks == 1 or (chunks == numba.config.NUMBA_NUM_THREADS and layer() != "pool")
+    if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
     kept, job, alone = idle, (steps - 1, steps, 0, ALL_JOBS), schedule.on_one_thread
     together = parallel(schedule.elements) if chunks > 1 else None

@@ -118,40 +118,16 @@ def _store_n(vec):
     return store_n_probe
 
 
-def _zip_low(vec):
-    LANES = vec.lanes
+def _of_two(word):
+    def probe_of(vec):
+        LANES = vec.lanes
 
-    def zip_low_probe(a, i, n, y, j):
-        store(zip_low(load(vec, a, i), load(vec, a, i + LANES)), y, j)
+        def two_probe(a, i, n, y, j):
+            store(word(load(vec, a, i), load(vec, a, i + LANES)), y, j)
 
-    return zip_low_probe
+        return two_probe
 
-
-def _zip_high(vec):
-    LANES = vec.lanes
-
-    def zip_high_probe(a, i, n, y, j):
-        store(zip_high(load(vec, a, i), load(vec, a, i + LANES)), y, j)
-
-    return zip_high_probe
-
-
-def _even_parts(vec):
-    LANES = vec.lanes
-
-    def even_parts_probe(a, i, n, y, j):
-        store(even_parts(load(vec, a, i), load(vec, a, i + LANES)), y, j)
-
-    return even_parts_probe
-
-
-def _odd_parts(vec):
-    LANES = vec.lanes
-
-    def odd_parts_probe(a, i, n, y, j):
-        store(odd_parts(load(vec, a, i), load(vec, a, i + LANES)), y, j)
-
-    return odd_parts_probe
+    return probe_of
 
 
 def _sum_lanes(vec):
@@ -162,10 +138,10 @@ def _sum_lanes(vec):
 
 
 PROBES = {
-    "zip_low": _zip_low,
-    "zip_high": _zip_high,
-    "even_parts": _even_parts,
-    "odd_parts": _odd_parts,
+    "zip_low": _of_two(zip_low),
+    "zip_high": _of_two(zip_high),
+    "even_parts": _of_two(even_parts),
+    "odd_parts": _of_two(odd_parts),
     "sum_lanes": _sum_lanes,
     "zero": _zero,
     "load": _load,
