@@ -6,7 +6,7 @@ With y = conv(x, w) and the gradient dy of a number by y, its gradients by x and
     dw[o, k, c] = sum over n, l of dy[n, l, o] * x[n, l*stride - lo + k*dilation, c]
 
 The first is a transposed convolution of dy, the second a sum of outer products (kernels/outer.py
-and outer_depthwise.py).
+and outer_grouped.py).
 """
 
 import math
@@ -19,7 +19,7 @@ from mlxconv import recycling, threads
 from mlxconv.api import are_exact
 from mlxconv.arrays import as_array, dtype_named, memory_of, result_dtype
 from mlxconv.dispatch import plan
-from mlxconv.kernels import outer, outer_depthwise
+from mlxconv.kernels import outer, outer_grouped
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.plan import laid_out
@@ -194,7 +194,7 @@ def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -
     elements, where outputs are a step apart as well."""
     if max(p.input_dilation) == 1:
         channels = p.C // p.groups
-        if 1 < channels <= NARROW and p.groups > 1:
+        if 1 < channels <= NARROW and p.groups > 1 and outer_grouped.refuses(p):
             return _by_channel(p, channels, x, dy, workers)
         return _summed(p, p, x, x, dy, workers)
     rank = len(p.L)
@@ -249,7 +249,7 @@ def _summed(
 
 @lru_cache(maxsize=1024)
 def _schedule(p: Problem) -> Schedule:
-    return outer_depthwise.schedule(p) if p.groups == p.C > 1 else outer.schedule(p)
+    return outer.schedule(p) if outer_grouped.refuses(p) else outer_grouped.schedule(p)
 
 
 def _with_outputs(p: Problem, extents: Ints) -> Problem:

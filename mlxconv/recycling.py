@@ -20,7 +20,7 @@ import numpy as np
 from mlxconv.arrays import aligned_empty
 
 LEAST_BYTES = 1 << 15  # smaller memory is reused by the C library
-MOST_BYTES = 64 << 20  # larger memory is given back
+MOST_BYTES = 256 << 20  # larger memory is given back
 # Arrays kept of the sizes below each power of two from 64 KB to 8 MB, and of all larger ones.
 KEPT = (8, 8, 8, 8, 4, 2, 2, 1, 1)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 import mlxconv
 from mlxconv import gradients
-from mlxconv.kernels import outer, outer_depthwise
+from mlxconv.kernels import outer, outer_grouped
 from tests.helpers import integer_array, random_array
 from tests.problems import cases
 
@@ -44,6 +44,7 @@ def test_pieces_do_not_change_sums(monkeypatch):
     whole = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
     for positions, jobs, pieces in ((1, 5, 5), (7, 100, 26), (64, 1, 1), (5000, 64, 1)):
         monkeypatch.setattr(outer, "POSITIONS", positions)
+        monkeypatch.setattr(outer, "WORTH_A_PIECE", 4 * positions)
         monkeypatch.setattr(outer, "JOBS", jobs)
         gradients._schedule.cache_clear()
         again = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
@@ -84,13 +85,13 @@ def test_depthwise_sums(L, C, multiplier, K, parameters, monkeypatch):
         results = [sums()]
         with monkeypatch.context() as m:
             for jobs, strip, positions, channels in ((1, 1, 5, 8), (9, 1 << 14, 100, 16)):
-                m.setattr(outer_depthwise, "JOBS", jobs)
-                m.setattr(outer_depthwise, "STRIP_BYTES", strip)
-                m.setattr(outer_depthwise, "POSITIONS", positions)
-                m.setattr(outer_depthwise, "CHANNELS", channels)
-                m.setattr(outer_depthwise, "JOB_FLOP", 1)
+                m.setattr(outer_grouped, "JOBS", jobs)
+                m.setattr(outer, "STRIP_BYTES", strip)
+                m.setattr(outer_grouped, "POSITIONS", positions)
+                m.setattr(outer_grouped, "CHANNELS", channels)
+                m.setattr(outer_grouped, "JOB_FLOP", 1)
                 results.append(sums())
-            m.setattr(outer_depthwise, "schedule", outer.schedule)
+            m.setattr(outer_grouped, "schedule", outer.schedule)
             results.append(sums())
         gradients._schedule.cache_clear()
         for other in results[1:]:

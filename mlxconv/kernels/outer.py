@@ -2,45 +2,57 @@
 
 Computes    dw[o, k, c] = sum over n, l of dy[n, l, o] * x[n, l*stride - padding + k*dilation, c],
             per group, with one to three spatial axes.
-Layout      POSITIONS windows and as many rows of dy are copied one below the other; a tile of sums
-            reads a column of either, and neither is transposed
+Layout      the windows of a block of positions are read as a convolution reads them, in place or
+            from a strip: a tile of sums takes neighbouring elements of a run of the window, one
+            after the other, and neighbouring filters as a vector of dy
 
-                dy   [o o o o o o ...]        window  [taps x channels .................]
-                     [o o o o o o ...]                [.................................]
-                      '---------' MR filters           '------' NV vectors of weights
+                window  [x x x x x x x x ...]        dy  [o o o o o o ...]      position l
+                        [x x x x x x x x ...]            [o o o o o o ...]      position l+1
+                         '-----' MR weights               '-------' NV vectors of filters
 
-Registers   MR*NV sums + NV of a window + 1 broadcast, as in direct.py.
-Order       positions one after the other in a piece of the batch; pieces are added in their order,
-            and how many there are depends on the problem alone.
+            so that sums come as the panels of packing.py, and are transposed in the end.
+Registers   MR*NV sums + NV of dy + 1 broadcast, as in direct.py.
+Order       positions one after the other in a block, blocks in order within a piece of the batch;
+            pieces are added in their order, and how many there are depends on the problem alone.
 """
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlxconv import processor
 from mlxconv.kernels.copies import clears
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import SUSPECT, geometry_of
-from mlxconv.kernels.packing import finite
+from mlxconv.kernels.geometry import SUSPECT, geometry_of, locate
+from mlxconv.kernels.packing import finite, squares
 from mlxconv.kernels.reference import row_met
-from mlxconv.kernels.schedule import Schedule, Step, meets_padding
-from mlxconv.kernels.window import gathers
+from mlxconv.kernels.schedule import Part, Schedule, Step, meets_padding
+from mlxconv.kernels.window import (
+    Rows,
+    inputs,
+    list_runs,
+    strip_copies,
+    strip_elements,
+    strips_call,
+    windows,
+)
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import broadcast, fma, load, load_n, store, store_n, zero
+from mlxconv.simd.words import broadcast, fma, load, load_n, store, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 # (registers of the machine, multiply-adds that start in a cycle) -> (MR, NV)
-TILES = {(16, 2): (6, 2), (32, 2): (14, 2), (32, 1): (8, 2)}
-POSITIONS = 128  # copied at a time: fewer would add up the sums in memory more often
-FILTERS = 128  # of a job, at the most: a copied window is used for so many
+TILES = {(16, 2): (6, 2), (32, 2): (14, 2), (32, 1): (14, 1)}
+FEW = 4  # weights of a smaller tile, for those that are left over: as many chains as latency wants
+POSITIONS = 256  # of a block, at the most: fewer would add up the sums in memory more often
+FILTERS = 128  # of a job, at the most: a window is read from L2 for so many
 JOBS = 8  # at the least, if there is work for so many
-WORTH_A_PIECE = 4  # times POSITIONS
+WORTH_A_PIECE = 512  # positions
+STRIP_BYTES = 1 << 17  # of input: a quarter of a small L2
 
 
 def tile() -> tuple[int, int]:
@@ -49,31 +61,71 @@ def tile() -> tuple[int, int]:
 
 
 @lru_cache
-def tiles(MR, NV, vec):
-    """The loops around a tile of MR filters x NV vectors of their weights."""
+def micro_kernel(MR, NV, vec):
+    """The inner loop around a tile of MR weights x NV vectors of filters."""
     LANES, NR = vec.lanes, NV * vec.lanes
 
     @kernel
-    def outer_tiles(a, dy, dy_step, x_step, sums, filters, columns, rows):
-        """a[sums + i*x_step + c] += sum of a[dy + m*dy_step + i] * a[m*x_step + c], m < rows."""
-        one = broadcast(vec, a, sums - 1)
-        for c in range(0, columns, NR):
-            for i in range(0, filters, MR):
-                acc = registers(MR, NV, fill=zero(vec))
-                w = registers(NV)
-                for m in range(rows):
-                    for v in static_range(NV):
-                        w[v] = load(vec, a, m * x_step + c + v * LANES)
-                    for j in static_range(MR):
-                        d = broadcast(vec, a, dy + m * dy_step + i + j)
-                        for v in static_range(NV):
-                            acc[j, v] = fma(d, w[v], acc[j, v])
+    def outer_tile(x, line, dy, dy_line, sums, lines, rows, skipped, one):
+        """sums[j][o] += sum over lines i, rows m of x[i*line + m*x.step + j] * dy[i*dy_line +
+        m*dy.step + o] for skipped <= j < MR, o < NR; x, dy and sums are Rows, sums.a[one] is 1."""
+        acc = registers(MR, NV, fill=zero(vec))
+        d = registers(NV)
+        for i in range(lines):
+            x_i, d_i = x.at + i * line, dy.at + i * dy_line
+            for m in range(rows):
+                for v in static_range(NV):
+                    d[v] = load(vec, dy.a, d_i + m * dy.step + v * LANES)
                 for j in static_range(MR):
+                    x_mj = broadcast(vec, x.a, x_i + m * x.step + j)
                     for v in static_range(NV):
-                        at = sums + (i + j) * x_step + c + v * LANES
-                        store(fma(acc[j, v], one, load(vec, a, at)), a, at)
+                        acc[j, v] = fma(x_mj, d[v], acc[j, v])
+        unit = broadcast(vec, sums.a, one)
+        for j in static_range(MR):
+            if j >= skipped:
+                for v in static_range(NV):
+                    at = sums.at + j * NR + v * LANES
+                    store(fma(acc[j, v], unit, load(vec, sums.a, at)), sums.a, at)
 
-    return outer_tiles
+    return outer_tile
+
+
+@lru_cache
+def products(vec):
+    """add_products for numbers of the type of `vec`."""
+    (MR, NV), FEW_ = tile(), FEW
+    NR = NV * vec.lanes
+    add_many, add_few = micro_kernel(MR, NV, vec), micro_kernel(FEW, NV, vec)
+    add_one = micro_kernel(1, NV, vec)
+
+    @kernel
+    def add_products(x, line, runs, dy, dy_line, sums, block, filters):
+        """sums[p][rows[r] + s][o] += sum over the positions of `block` of x[runs[r] + s] * dy[o] for
+        each panel p of filters; sums.a[sums.at - 1] is 1."""
+        one = sums.at - 1
+        for o in range(0, filters, NR):  # third loop: panels
+            d, panel = Rows(dy.a, dy.at + o, dy.step), sums.at + o // NR * sums.step
+            for r in range(runs.count):  # second loop: contiguous pieces of the window
+                first, to = x.at + runs.table[2 * r], panel + runs.table[2 * r + 1] * NR
+                s = 0
+                while s < runs.length:  # first loop: tiles, the last one overlapping
+                    left = runs.length - s
+                    if runs.length >= MR and (left + FEW_ - 1) // FEW_ * FEW_ >= MR:
+                        c = min(s, runs.length - MR)
+                        x_c, sum_c = Rows(x.a, first + c, x.step), Rows(sums.a, to + c * NR, NR)
+                        add_many(x_c, line, d, dy_line, sum_c, block.lines, block.rows, s - c, one)
+                        s = c + MR
+                    elif runs.length >= FEW_:
+                        c = min(s, runs.length - FEW_)
+                        x_c, sum_c = Rows(x.a, first + c, x.step), Rows(sums.a, to + c * NR, NR)
+                        add_few(x_c, line, d, dy_line, sum_c, block.lines, block.rows, s - c, one)
+                        s = c + FEW_
+                    else:
+                        x_c, sum_c = Rows(x.a, first + s, x.step), Rows(sums.a, to + s * NR, NR)
+                        add_one(x_c, line, d, dy_line, sum_c, block.lines, block.rows, 0, one)
+                        s += 1
+
+    return add_products
 
 
 @lru_cache
@@ -94,45 +146,73 @@ def gradient_copies(vec):
 
 
 @lru_cache
-def range_kernel(elements, vec):
-    """The kernel over blocks of filters, groups and pieces of the positions."""
-    MR, NV = tile()
-    LANES, gather, copy_gradients = vec.lanes, gathers(elements, vec), gradient_copies(vec)
-    add_products, clear, is_finite = tiles(MR, NV, vec), clears(vec), finite(vec)
+def sum_writers(vec):
+    """write_sums for numbers of the type of `vec`."""
+    LANES, NR = vec.lanes, tile()[1] * vec.lanes
+    turn_whole, turn_edges, is_finite = squares(vec, True), squares(vec, False), finite(vec)
 
     @kernel
-    def write_sums(data, sums, step, to, filters, columns):
+    def write_sums(data, sums, to, filters, columns):
         """The sums of one job as they lie in the filters; whether none is a NaN or an infinity."""
-        y, scratch = data.y, data.scratch
-        for i in range(filters):
+        y, a = data.y, sums.a
+        for o in range(0, filters, NR):
+            n = min(NR, filters - o)
+            whole = n // LANES * LANES
             for c in range(0, columns, LANES):
-                v = load(vec, scratch, sums + i * step + c)
-                store_n(v, y, to + i * columns + c, columns - c)
+                source, at = sums.at + o // NR * sums.step + c * NR, to + o * columns + c
+                packed = whole if c + LANES <= columns else 0
+                turn_whole(a, source, NR, y, at, packed, columns, LANES)
+                rest, left = at + packed * columns, min(LANES, columns - c)
+                turn_edges(a, source + packed, NR, y, rest, n - packed, columns, left)
         return is_finite(y, to, filters * columns)
+
+    return write_sums
+
+
+@lru_cache
+def range_kernel(elements, vec, SETS, add, write_sums):
+    """The kernel over blocks of filters, groups and pieces of the positions; there are SETS of sums
+    for each weight."""
+    open_window, input_of = windows(elements), inputs(elements)
+    copy_gradients, clear = gradient_copies(vec), clears(vec)
+
+    @kernel
+    def add_block(data, block, group, o, filters, sums):
+        """Add what the positions of `block` make of the filters from `o` on."""
+        g = data.geometry[0]
+        w = open_window(data, block, group)
+        runs = list_runs(data.runs, g, w)
+        x, first = Rows(input_of(data, w), w.first, w.row), block.to + group * g.O + o
+        if g.pitch == 0:
+            dy = Rows(data.w, first, g.y_step[2])
+            add(x, w.line, runs, dy, g.y_step[1], sums, block, filters)
+        else:
+            line = block.rows * g.pitch
+            for j in range(block.lines):
+                source, to = first + j * g.y_step[1], g.panels_at + j * line
+                copy_gradients(data, source, block.rows, filters, to, g.pitch)
+            dy_copy = Rows(data.scratch, g.panels_at, g.pitch)
+            add(x, w.line, runs, dy_copy, line, sums, block, filters)
 
     @kernel
     def outer(data, lo, hi):
         """dw of the jobs [lo, hi): pieces x groups x blocks of filters, these vary fastest."""
-        g, scratch = data.geometry[0], data.scratch
-        positions, taps = g.N * g.out[0] * g.out[1] * g.out[2], g.K[0] * g.K[1] * g.K[2]
-        columns, size = taps * g.C, g.block_at
-        dy, sums = g.tiles * size, g.tiles * size + g.tiles * g.NR + LANES
+        g = data.geometry[0]
+        columns = g.K[0] * g.K[1] * g.K[2] * g.C
+        blocks = g.N * g.out[0] * g.line_blocks * g.blocks
+        pieces = g.jobs[0] // (g.groups * g.panel_blocks)
+        sums = Rows(data.scratch, g.block_at, columns * g.NR)
+        data.scratch[sums.at - 1] = 1
         for job in range(lo, hi):
-            b, rest = job % g.panel_blocks, job // g.panel_blocks
+            part, rest = job % g.panel_blocks, job // g.panel_blocks
             group, piece = rest % g.groups, rest // g.groups
-            o0, o1 = b * g.O // g.panel_blocks, (b + 1) * g.O // g.panel_blocks
-            width = -(-(o1 - o0) // MR) * MR
-            scratch[sums - 1] = 1
-            clear(scratch, sums, width * size)
-            l1 = (piece + 1) * positions // g.blocks
-            for l in range(piece * positions // g.blocks, l1, g.tiles):
-                rows = min(g.tiles, l1 - l)
-                gather(data, group, l, l + rows, size)
-                first = l * g.y_step[2] + group * g.O + o0
-                copy_gradients(data, first, rows, o1 - o0, dy, g.NR)
-                add_products(scratch, dy, g.NR, size, sums, width, columns, rows)
-            to = (piece * g.groups * g.O + group * g.O + o0) * columns
-            if not write_sums(data, sums, size, to, o1 - o0, columns):
+            p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
+            o, filters = p0 * g.NR, min(p1 * g.NR, g.O) - p0 * g.NR
+            clear(data.scratch, sums.at, SETS * (p1 - p0) * sums.step)
+            for b in range(piece * blocks // pieces, (piece + 1) * blocks // pieces):
+                add_block(data, locate(g, b), group, o, filters, sums)
+            to = ((piece * g.groups + group) * g.O + o) * columns
+            if not write_sums(data, sums, to, filters, columns):
                 data.counters[SUSPECT] = 1
 
     return outer
@@ -181,25 +261,57 @@ def schedule(p: "Problem") -> Schedule:
     (pieces, *weight_shape), `pieces` being the first number of the split."""
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    (MR, NV), lanes = tile(), vec.lanes
-    g, taps, filters = geometry_of(p), math.prod(p.K), p.O // p.groups
-    positions = p.N * math.prod(p.output_L)
-    most = max(1, positions // (WORTH_A_PIECE * POSITIONS))
-    size = _odd_lines(-(-taps * int(g["C"][0]) // (NV * lanes)) * NV * lanes, lanes)
-    blocks = -(-filters // FILTERS)
-    if most * blocks * p.groups < JOBS:
-        blocks = max(blocks, min(-(-JOBS // (most * p.groups)), filters // (4 * MR)))
-    rows = -(-filters // blocks)
-    rows += -rows % MR
-    step, sums = _odd_lines(rows + -rows % lanes, lanes), rows * size
-    pieces = min(most, -(-JOBS // (blocks * p.groups)))
-    g["MR"], g["NR"], g["block_at"], g["tiles"] = 0, step, size, min(POSITIONS, positions)
-    g["panel_blocks"], g["blocks"] = blocks, pieces
-    jobs = pieces * blocks * p.groups
-    scratch = int(g["tiles"][0]) * (size + step) + lanes + sums
-    split = (("pieces", pieces), ("blocks of filters", blocks))
-    steps, suspects = (Step(range_kernel(elements, vec), jobs, p.flop),), meets_padding(p)
-    return Schedule(elements, g, steps, scratch=scratch, split=split, suspects=suspects)
+    NR, g = tile()[1] * vec.lanes, geometry_of(p)
+    filters, positions = p.O // p.groups, p.N * math.prod(p.output_L)
+    panels, most = -(-filters // NR), max(1, positions // WORTH_A_PIECE)
+    parts = -(-filters // FILTERS)
+    if most * parts * p.groups < JOBS:
+        parts = max(parts, min(-(-JOBS // (most * p.groups)), panels))
+    g["NR"], g["panels"], g["panel_blocks"] = NR, panels, parts
+    kernel = range_kernel(elements, vec, 1, products(vec), sum_writers(vec))
+    wanted = min(most, -(-JOBS // (parts * p.groups)))
+    of_job = -(-panels // parts) * NR
+    crowded = processor.lines_per_set(p.O * np.dtype(elements.dtype).itemsize, POSITIONS)
+    copies = filters % NR > 0 or crowded > processor.caches().L1_ways // 2
+    most = POSITIONS, POSITIONS
+    return over_blocks(p, g, kernel, most, wanted, of_job if copies else 0, of_job)
+
+
+def over_blocks(
+    p: "Problem",
+    g: np.ndarray,
+    kernel: Any,
+    most: tuple[int, float],
+    pieces: int,
+    copied: int,
+    summed: int,
+) -> Schedule:
+    """The schedule of a range kernel over so many pieces of the blocks of positions, which have at
+    `most` so many in a line, and in all; whose jobs have so many filters `copied`, and `summed`."""
+    elements = Elements(p.dtype, p.dtype)
+    vec = vec_of(elements.dtype, processor.vector_bytes())
+    room = STRIP_BYTES // np.dtype(elements.dtype).itemsize
+    taps, (_, H, W) = math.prod(p.K), g["out"][0].tolist()
+    g["MR"], g["tiles"], g["blocks"] = 1, W, -(-W // most[0])
+    rows, lines = -(-W // int(g["blocks"][0])), H
+    while lines > 1 and (lines * rows > most[1] or strip_elements(g, lines, rows) > room):
+        lines = -(-lines // 2)
+    g["line_blocks"] = -(-H // lines)
+    pieces = max(1, min(pieces, int((g["N"] * g["out"][0, 0] * g["line_blocks"] * g["blocks"])[0])))
+    g["pitch"] = pitch = _odd_lines(copied, vec.lanes) if copied else 0
+    g["panels_at"] = at = -(-strip_elements(g, lines, rows) // vec.lanes) * vec.lanes
+    g["block_at"] = at = at + lines * rows * pitch + vec.lanes
+    jobs = pieces * int((g["groups"] * g["panel_blocks"])[0])
+    return Schedule(
+        elements,
+        g,
+        steps=(Step(kernel, jobs, p.flop),),
+        parts=(Part("strips", strip_copies(elements, vec), strips_call(elements)),),
+        scratch=at + summed * taps * int(g["C"][0]),
+        runs=2 * taps + 2,
+        split=(("pieces", pieces), ("parts of the filters", jobs // pieces)),
+        suspects=meets_padding(p),
+    )
 
 
 def _odd_lines(elements: int, lanes: int) -> int:

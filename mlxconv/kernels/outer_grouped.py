@@ -1,0 +1,161 @@
+"""Gradients by the filters of narrow groups: vectors over the filters of several groups.
+
+Computes    dw[o, k, c] = sum over n, l of dy[n, l, o] * x[n, l*stride - padding + k*dilation, first
+            channel of the group of o + c], with one to three spatial axes.
+Layout      a row of x is put into the lanes of the filters that it meets, as grouped.py does, and
+            of depthwise problems it is those lanes; where taps are as far apart as positions, a
+            row that is loaded once meets ROWS rows of dy in registers, as it belongs to other taps
+            of theirs
+
+                x row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
+
+Registers   SETS x TAPS sums + ROWS rows of dy + 1 row of x: 11 of 16.
+Order       SETS chains of multiply-adds for every weight, over its positions in order within a
+            piece of the batch; chains are added, then pieces in their order, and how many there are
+            depends on the problem alone.
+"""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mlxconv import processor
+from mlxconv.kernels import grouped
+from mlxconv.kernels.blocking import in_parts
+from mlxconv.kernels.elements import Elements
+from mlxconv.kernels.geometry import across_groups, geometry_of
+from mlxconv.kernels.outer import over_blocks, range_kernel
+from mlxconv.kernels.schedule import Schedule
+from mlxconv.simd.static import kernel, registers, static_range
+from mlxconv.simd.vector import vec_of
+from mlxconv.simd.words import fma, load, store
+
+if TYPE_CHECKING:
+    from mlxconv.problem import Problem
+
+TAPS, SETS, ROWS = 3, 2, 4  # six chains hide most of the latency; 10 loads feed 12 FMA
+POSITIONS = 256  # of a line of a block, at the most
+CHANNELS = 64  # of a part, at the least
+JOBS = 16  # at the least, if there is work for so many
+JOB_FLOP = 1e5  # of a piece, at the least: to add it up afterwards costs as well
+
+
+@lru_cache
+def micro_kernel(GROUP, CHANNELS, vec):
+    """The loops around a tile of TAPS taps of one vector of filters, GROUP of each group, which has
+    CHANNELS, or any number if that is 0."""
+    LANES, TAPS_, SETS_, ROWS_ = vec.lanes, TAPS, SETS, ROWS
+    TURNS, spread = CHANNELS or 1, grouped.spreads(GROUP, CHANNELS, vec)
+
+    @kernel
+    def add_taps(a, to, apart, x, C, c, runs, x_r, dy, d_o, positions):
+        """The sums at `to` of one line of taps, for channels c ... c + TURNS of each group."""
+        acc = registers(SETS_, TAPS_)
+        d = registers(ROWS_)
+        blocked = runs.length // TAPS_ * TAPS_ if runs.step == x.step else 0
+        whole = positions // ROWS_ * ROWS_
+        for u in static_range(TURNS):
+            for s in range(0, blocked, TAPS_):
+                for i in static_range(SETS_):
+                    for t in static_range(TAPS_):
+                        at = to + ((s + t) * C + c + u) * LANES + i * apart
+                        acc[i, t] = load(vec, a, at)
+                for m in range(0, whole, ROWS_):
+                    for i in static_range(ROWS_):
+                        d[i] = load(vec, dy.a, d_o + (m + i) * dy.step)
+                    for j in static_range(ROWS_ + TAPS_ - 1):
+                        x_j = spread(x.a, x_r + c + (m + s + j) * x.step, C, u)
+                        for t in static_range(TAPS_):
+                            for i in static_range(ROWS_):
+                                if i == j - t:
+                                    acc[i % SETS_, t] = fma(d[i], x_j, acc[i % SETS_, t])
+                for m in range(whole, positions):
+                    d_m = load(vec, dy.a, d_o + m * dy.step)
+                    for t in static_range(TAPS_):
+                        x_t = spread(x.a, x_r + c + (m + s + t) * x.step, C, u)
+                        acc[0, t] = fma(d_m, x_t, acc[0, t])
+                for i in static_range(SETS_):
+                    for t in static_range(TAPS_):
+                        at = to + ((s + t) * C + c + u) * LANES + i * apart
+                        store(acc[i, t], a, at)
+            for s in range(blocked, runs.length):
+                for i in static_range(SETS_):
+                    acc[i, 0] = load(vec, a, to + (s * C + c + u) * LANES + i * apart)
+                x_s = x_r + c + s * runs.step
+                for m in range(0, positions - SETS_ + 1, SETS_):
+                    for i in static_range(SETS_):
+                        d[i] = load(vec, dy.a, d_o + (m + i) * dy.step)
+                        x_i = spread(x.a, x_s + (m + i) * x.step, C, u)
+                        acc[i, 0] = fma(d[i], x_i, acc[i, 0])
+                for m in range(positions // SETS_ * SETS_, positions):
+                    d_m = load(vec, dy.a, d_o + m * dy.step)
+                    acc[0, 0] = fma(d_m, spread(x.a, x_s + m * x.step, C, u), acc[0, 0])
+                for i in static_range(SETS_):
+                    store(acc[i, 0], a, to + (s * C + c + u) * LANES + i * apart)
+
+    @kernel
+    def add_lines(x, line, runs, dy, dy_line, sums, block, filters):
+        """sums[set][p][rows[r] + s*C + c][o] += sum over the positions of `block` of dy[o] * x[runs[
+        r] + s*step + c of the group of o], for each vector p of filters, the last overlapping."""
+        apart, C = -(-filters // LANES) * sums.step, CHANNELS or runs.channels
+        for j in range(block.lines):
+            for p in range(0, filters, LANES):
+                o = max(0, min(p, filters - LANES))
+                x_o, d_o = x.at + j * line + o // GROUP * C, dy.at + j * dy_line + o
+                for r in range(runs.count):
+                    x_r = x_o + runs.table[2 * r]
+                    to = sums.at + p // LANES * sums.step + runs.table[2 * r + 1] * LANES
+                    for c in range(0, C, TURNS):
+                        add_taps(sums.a, to, apart, x, C, c, runs, x_r, dy, d_o, block.rows)
+
+    return add_lines
+
+
+@lru_cache
+def sum_writers(vec):
+    """write_sums for numbers of the type of `vec`."""
+    LANES, SETS_ = vec.lanes, SETS
+
+    @kernel
+    def write_sums(data, sums, to, filters, columns):
+        """The sums of one job as they lie in the filters; whether there is no NaN among them."""
+        a, apart, known = sums.a, -(-filters // LANES) * sums.step, True
+        for p in range(0, filters, LANES):
+            o = max(0, min(p, filters - LANES))
+            for i in range(min(LANES, filters - o)):
+                for column in range(columns):
+                    at = sums.at + p // LANES * sums.step + column * LANES + i
+                    total = a[at]
+                    for s in range(1, SETS_):
+                        total += a[at + s * apart]
+                    data.y[to + (o + i) * columns + column] = total
+                    known &= total == total
+        return known
+
+    return write_sums
+
+
+def refuses(p: "Problem") -> str:
+    """Why these sums cannot be formed so for `p`; empty if they can."""
+    return grouped.refuses(p) if 1 < p.groups < p.C else "" if p.groups > 1 else "one group"
+
+
+def schedule(p: "Problem") -> Schedule:
+    """Sums over pieces of the positions, as those of `outer`."""
+    elements = Elements(p.dtype, p.dtype)
+    vec = vec_of(elements.dtype, processor.vector_bytes())
+    channels, filters = p.C // p.groups, p.O // p.groups
+    repeats = 1 if not grouped.refuses(p) else filters
+    group = filters if repeats == 1 else 1
+    g = across_groups(geometry_of(p), vec.lanes, repeats)
+    g["NR"], g["panels"] = vec.lanes, -(-p.O // vec.lanes)
+    if g["stays"][0] and p.O % vec.lanes == 0:
+        most = max(1, min(JOBS, p.O // CHANNELS))
+        in_parts(g, max(n for n in range(1, most + 1) if p.O % (n * vec.lanes) == 0))
+    g["group_blocks"], parts = 1, int(g["groups"][0])
+    pieces = min(-(-JOBS // parts), int(p.flop / parts / JOB_FLOP))
+    known = channels if channels in (1, group) else 0
+    add = micro_kernel(group, known, vec)
+    kernel = range_kernel(elements, vec, SETS, add, sum_writers(vec))
+    width = int(g["panels"][0]) * vec.lanes
+    copied = width if g["O"][0] < vec.lanes else 0
+    return over_blocks(p, g, kernel, (POSITIONS, p.flop), pieces, copied, SETS * width)
