@@ -49,10 +49,11 @@ if TYPE_CHECKING:
 TILES = {(16, 2): (6, 2), (32, 2): (14, 2), (32, 1): (14, 1)}
 FEW = 4  # weights of a smaller tile, for those that are left over: as many chains as latency wants
 POSITIONS = 256  # of a block, at the most: fewer would add up the sums in memory more often
-FILTERS = 128  # of a job, at the most: a window is read from L2 for so many
+FILTERS = 64  # of a job, at the least, where there are jobs enough
+SUMS_BYTES = 1 << 17  # of a job, at the most, if there are more filters: a quarter of a small L2
 JOBS = 8  # at the least, if there is work for so many
 WORTH_A_PIECE = 512  # positions
-STRIP_BYTES = 1 << 17  # of input: a quarter of a small L2
+STRIP_BYTES = 1 << 18  # of input: a quarter of L2
 
 
 def tile() -> tuple[int, int]:
@@ -104,7 +105,8 @@ def products(vec):
         each panel p of filters; sums.a[sums.at - 1] is 1."""
         one = sums.at - 1
         for o in range(0, filters, NR):  # third loop: panels
-            d, panel = Rows(dy.a, dy.at + o, dy.step), sums.at + o // NR * sums.step
+            d = Rows(dy.a, dy.at + o * block.lines * block.rows, NR)
+            panel = sums.at + o // NR * sums.step
             for r in range(runs.count):  # second loop: contiguous pieces of the window
                 first, to = x.at + runs.table[2 * r], panel + runs.table[2 * r + 1] * NR
                 s = 0
@@ -129,18 +131,25 @@ def products(vec):
 
 
 @lru_cache
-def gradient_copies(vec):
+def gradient_copies(NV, vec):
     """copy_gradients for cotangents of the type of `vec`."""
-    LANES = vec.lanes
+    LANES, NR = vec.lanes, NV * vec.lanes
 
     @kernel
-    def copy_gradients(data, first, rows, filters, to, step):
-        """scratch[to + m*step + i] = dy[first + m*y_step[2] + i], zero from i = filters on."""
+    def copy_gradients(data, first, rows, filters, to, panel_size):
+        """scratch[to + p*panel_size + m*NR + i] = dy[first + m*y_step[2] + p*NR + i], zero behind
+        the last filter: they are read in order, from memory, and then from L1."""
+        g, a = data.geometry[0], data.scratch
         for m in range(rows):
-            source = first + m * data.geometry[0].y_step[2]
-            for i in range(0, step, LANES):
-                v = load_n(vec, data.w, source + i, filters - i)
-                store(v, data.scratch, to + m * step + i)
+            source = first + m * g.y_step[2]
+            for o in range(0, filters, NR):
+                at = to + o // NR * panel_size + m * NR
+                for v in static_range(NV):
+                    i = o + v * LANES
+                    if i + LANES <= filters:
+                        store(load(vec, data.w, source + i), a, at + v * LANES)
+                    else:
+                        store(load_n(vec, data.w, source + i, filters - i), a, at + v * LANES)
 
     return copy_gradients
 
@@ -170,11 +179,11 @@ def sum_writers(vec):
 
 
 @lru_cache
-def range_kernel(elements, vec, SETS, add, write_sums):
+def range_kernel(elements, NV, vec, SETS, add, write_sums):
     """The kernel over blocks of filters, groups and pieces of the positions; there are SETS of sums
     for each weight."""
     open_window, input_of = windows(elements), inputs(elements)
-    copy_gradients, clear = gradient_copies(vec), clears(vec)
+    copy_gradients, clear = gradient_copies(NV, vec), clears(vec)
 
     @kernel
     def add_block(data, block, group, o, filters, sums):
@@ -187,11 +196,11 @@ def range_kernel(elements, vec, SETS, add, write_sums):
             dy = Rows(data.w, first, g.y_step[2])
             add(x, w.line, runs, dy, g.y_step[1], sums, block, filters)
         else:
-            line = block.rows * g.pitch
+            line = block.rows * g.NR
             for j in range(block.lines):
                 source, to = first + j * g.y_step[1], g.panels_at + j * line
-                copy_gradients(data, source, block.rows, filters, to, g.pitch)
-            dy_copy = Rows(data.scratch, g.panels_at, g.pitch)
+                copy_gradients(data, source, block.rows, filters, to, block.lines * line)
+            dy_copy = Rows(data.scratch, g.panels_at, g.NR)
             add(x, w.line, runs, dy_copy, line, sums, block, filters)
 
     @kernel
@@ -260,21 +269,19 @@ def schedule(p: "Problem") -> Schedule:
     """Sums over pieces of the positions, for an input that is not dilated; the result is an array
     (pieces, *weight_shape), `pieces` being the first number of the split."""
     elements = Elements(p.dtype, p.dtype)
-    vec = vec_of(elements.dtype, processor.vector_bytes())
-    NR, g = tile()[1] * vec.lanes, geometry_of(p)
-    filters, positions = p.O // p.groups, p.N * math.prod(p.output_L)
-    panels, most = -(-filters // NR), max(1, positions // WORTH_A_PIECE)
-    parts = -(-filters // FILTERS)
+    vec, g = vec_of(elements.dtype, processor.vector_bytes()), geometry_of(p)
+    NR, itemsize = tile()[1] * vec.lanes, np.dtype(elements.dtype).itemsize
+    filters, columns = p.O // p.groups, math.prod(p.K) * p.C // p.groups
+    panels, most = -(-filters // NR), max(1, p.N * math.prod(p.output_L) // WORTH_A_PIECE)
+    parts = -(-filters // max(FILTERS, SUMS_BYTES // (columns * itemsize)))
     if most * parts * p.groups < JOBS:
         parts = max(parts, min(-(-JOBS // (most * p.groups)), panels))
-    g["NR"], g["panels"], g["panel_blocks"] = NR, panels, parts
-    kernel = range_kernel(elements, vec, 1, products(vec), sum_writers(vec))
-    wanted = min(most, -(-JOBS // (parts * p.groups)))
+    g["NR"], g["panels"], g["panel_blocks"], g["pitch"] = NR, panels, parts, NR
     of_job = -(-panels // parts) * NR
-    crowded = processor.lines_per_set(p.O * np.dtype(elements.dtype).itemsize, POSITIONS)
-    copies = filters % NR > 0 or crowded > processor.caches().L1_ways // 2
-    most = POSITIONS, POSITIONS
-    return over_blocks(p, g, kernel, most, wanted, of_job if copies else 0, of_job)
+    positions = min(POSITIONS, max(POSITIONS // 4, STRIP_BYTES // (of_job * itemsize)))
+    kernel = range_kernel(elements, tile()[1], vec, 1, products(vec), sum_writers(vec))
+    pieces = min(most, -(-JOBS // (parts * p.groups)))
+    return over_blocks(p, g, kernel, (positions, positions), pieces, of_job, of_job)
 
 
 def over_blocks(
@@ -298,9 +305,8 @@ def over_blocks(
         lines = -(-lines // 2)
     g["line_blocks"] = -(-H // lines)
     pieces = max(1, min(pieces, int((g["N"] * g["out"][0, 0] * g["line_blocks"] * g["blocks"])[0])))
-    g["pitch"] = pitch = _odd_lines(copied, vec.lanes) if copied else 0
     g["panels_at"] = at = -(-strip_elements(g, lines, rows) // vec.lanes) * vec.lanes
-    g["block_at"] = at = at + lines * rows * pitch + vec.lanes
+    g["block_at"] = at = at + lines * rows * copied + vec.lanes
     jobs = pieces * int((g["groups"] * g["panel_blocks"])[0])
     return Schedule(
         elements,
@@ -312,13 +318,6 @@ def over_blocks(
         split=(("pieces", pieces), ("parts of the filters", jobs // pieces)),
         suspects=meets_padding(p),
     )
-
-
-def _odd_lines(elements: int, lanes: int) -> int:
-    """The pitch of rows of whole vectors that are not a power of two apart: else the lines of a
-    column would share a few sets of the cache."""
-    lines = -(-elements // (2 * lanes))
-    return (lines + 1 - lines % 2) * 2 * lanes
 
 
 def mending(p: "Problem") -> Schedule:

@@ -155,7 +155,7 @@ def schedule(p: "Problem") -> Schedule:
     pieces = min(-(-JOBS // parts), int(p.flop / parts / JOB_FLOP))
     known = channels if channels in (1, group) else 0
     add = micro_kernel(group, known, vec)
-    kernel = range_kernel(elements, vec, SETS, add, sum_writers(vec))
+    kernel = range_kernel(elements, 1, vec, SETS, add, sum_writers(vec))
     width = int(g["panels"][0]) * vec.lanes
-    copied = width if g["O"][0] < vec.lanes else 0
+    g["pitch"] = copied = width if g["O"][0] < vec.lanes else 0
     return over_blocks(p, g, kernel, (POSITIONS, p.flop), pieces, copied, SETS * width)
