@@ -9,7 +9,6 @@ The first is a transposed convolution of dy, the second a sum of outer products 
 and outer_grouped.py).
 """
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlxconv.api import are_exact
 from mlxconv.arrays import as_array, dtype_named, memory_of, result_dtype
 from mlxconv.dispatch import plan
 from mlxconv.kernels import outer, outer_grouped
+from mlxconv.kernels.reference import sums_mending
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.plan import laid_out
@@ -123,7 +123,11 @@ def input_grad(
     arguments = q, _shape("input_shape", input_shape), dy.dtype, w.shape, w.dtype
     p, gradient = (_known_by_input if are_exact(q) else _by_input)(*arguments)
     _check_cotangent(p, dy)
-    return _run(gradient, dy, _transposed(w, p.groups, not p.flip), stream)
+    computed = plan(gradient)
+    filters = _by_group(w, p.groups, not p.flip)
+    if p.groups == 1 or not computed.reads(filters):
+        filters = _transposed(w, p.groups, not p.flip)
+    return computed.run(dy, filters, resolve(stream).threads)
 
 
 def _by_input(
@@ -173,19 +177,23 @@ def _transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
     """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: a view if there is
     one, else a copy.  As many channels are copied at a time as share a cache line, which is then
     read from L2 for all but the first."""
-    O, *K, C = w.shape
-    taps, filters = math.prod(K), O // groups
+    by_group = _by_group(w, groups, flip)
+    _, C, *K, filters = by_group.shape
     if groups == 1 or C == 1:
-        view = w[(slice(None), *(slice(None, None, -1 if flip else 1),) * len(K))]
-        view = view.reshape(groups, filters, *K, C) if groups > 1 else view[None]
-        return np.moveaxis(view, (1, -1), (-1, 1)).reshape(groups * C, *K, filters)
-    by_tap = w.reshape(groups, filters, taps, C)
-    turned = np.empty((groups, C, taps, filters), w.dtype)
-    for tap in range(taps):
-        to = -1 - tap if flip else tap
+        return by_group.reshape(groups * C, *K, filters)
+    turned = np.empty(by_group.shape, w.dtype)
+    for tap in np.ndindex(*K):
         for c in range(0, C, 16):
-            turned[:, c : c + 16, to] = by_tap[:, :, tap, c : c + 16].swapaxes(1, 2)
+            part = (slice(None), slice(c, c + 16), *tap)
+            turned[part] = by_group[part]
     return turned.reshape(groups * C, *K, filters)
+
+
+def _by_group(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
+    """The same as a view (groups, C / groups, K, O / groups)."""
+    view = w[(slice(None), *(slice(None, None, -1 if flip else 1),) * (w.ndim - 2))]
+    view = view.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    return np.moveaxis(view, (1, -1), (-1, 1))
 
 
 def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
@@ -242,7 +250,7 @@ def _summed(
     suspect = threads.run(sums, laid_out(sums, memory), arrays, workers)
     dw: np.ndarray = parts[0] if pieces == 1 else parts.sum(axis=0)
     if (suspect and sums.suspects) or (p is not q and np.isnan(dw).any()):
-        mending = outer.mending(q)
+        mending = sums_mending(q)
         threads.run(mending, mending.compile(), (given.ravel(), dy.ravel(), dw.ravel()), workers)
     return dw
 
@@ -258,10 +266,6 @@ def _with_outputs(p: Problem, extents: Ints) -> Problem:
     return p._replace(
         padding_hi=tuple((n - 1) * s + window - L - lo for n, s, window, L, lo in axes)
     )
-
-
-def _run(p: Problem, x: np.ndarray, w: np.ndarray, stream: Any) -> np.ndarray:
-    return plan(p).run(x, w, resolve(stream).threads)
 
 
 def _real(name: str, value: Any) -> np.ndarray:

@@ -45,6 +45,10 @@ class Planned:
             return np.empty(self.output_shape, self.dtype)
         return recycling.array(self.output_shape, self.dtype)
 
+    def reads(self, w: np.ndarray) -> bool:
+        """Whether filters that lie in any order are read from there."""
+        return False
+
     def weave(
         self,
         schedule: Schedule | None,
@@ -123,11 +127,13 @@ class Plan(Planned):
 
     def _are_plain(self, x: np.ndarray, w: np.ndarray) -> bool:
         """Whether kernels can read both arrays as they are."""
-        same = self.is_real and x.dtype is w.dtype is self.dtype  # byte order and all
-        if not same:
+        return self._is_plain(x) and self._is_plain(w)
+
+    def _is_plain(self, a: np.ndarray) -> bool:
+        if not self.is_real or a.dtype is not self.dtype:  # byte order and all
             return False
-        of_x, of_w = x.flags, w.flags
-        return of_x.c_contiguous and of_x.aligned and of_w.c_contiguous and of_w.aligned
+        flags = a.flags
+        return flags.c_contiguous and flags.aligned
 
     def weave(
         self,
@@ -145,29 +151,41 @@ class Plan(Planned):
 
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
         """The input and the filters as kernels see them."""
-        if self._are_plain(x, w):
-            return x.ravel(), None, w.ravel()
-        x = np.ascontiguousarray(x) if self._merges else x
-        memory = memory_of(real_view(x))
-        if packed is None and self._reads(w):
-            return memory.flat, memory, w
+        if self._is_plain(x):
+            flat, layout = x.ravel(), None
+        else:
+            layout = memory_of(real_view(np.ascontiguousarray(x) if self._merges else x))
+            flat = layout.flat
+        if self._is_plain(w):
+            return flat, layout, w.ravel()
+        if packed is None and self.reads(w):
+            return flat, layout, w
         filters = None if packed is None else packed.filters.get(self.schedule.elements.dtype)
         if filters is None:
-            filters = real_filters(w, self.problem, self.schedule.elements.dtype)
+            filters = self._filters(w)
             if packed is not None:
                 packed.filters[self.schedule.elements.dtype] = filters
-        return memory.flat, memory, filters
+        return flat, layout, filters
 
-    def _reads(self, w: np.ndarray) -> bool:
-        """Whether the filters are packed from where they lie, without a copy before."""
+    def _filters(self, w: np.ndarray) -> np.ndarray:
+        """Those that lie in any order, as flat memory of the arithmetic's type."""
+        if self.is_real and w.dtype is self.dtype and w.flags.aligned:
+            return np.ascontiguousarray(w).ravel()
+        return real_filters(w, self.problem, self.schedule.elements.dtype)
+
+    def reads(self, w: np.ndarray) -> bool:
+        """Whether the filters are packed from where they lie, without a copy before.  Those of
+        (groups, O, ..., C) are, where groups have panels of their own."""
+        first = w.ndim - len(self.output_shape)
         return (
             self.is_real
             and (not self._merges or max(self.problem.K) == 1)  # axes of one tap may merge
             and self.schedule.panels > 0
             and w.nbytes >= (FILTERS_BYTES if w.strides[-1] == w.itemsize else TURNED_BYTES)
             and w.dtype == self.schedule.elements.dtype
-            and w.itemsize in (w.strides[-1], w.strides[0])
+            and w.itemsize in (w.strides[-1], w.strides[first])
             and w.flags.aligned
+            and (first == 0 or self.problem.groups in (1, self.schedule.geometry["groups"][0]))
         )
 
     def _launch(
@@ -184,9 +202,9 @@ class Plan(Planned):
         Filters that are not flat yet are packed from where they lie."""
         (x, layout, w), panels, suspect = operands, None, False
         filters = None if w.ndim == 1 else memory_of(w)
-        banks = w.shape[0] if w.ndim == len(self.output_shape) + 1 else 0
+        leading = w.shape[0] if w.ndim == len(self.output_shape) + 1 else 0
         flat = w if filters is None else filters.flat
-        geometry = laid_out(schedule, layout, filters, banks)
+        geometry = laid_out(schedule, layout, filters, leading)
         if packed is not None and schedule.panels:
             found = packed.panels.get(schedule.layout)
             if found is None:
@@ -198,7 +216,7 @@ class Plan(Planned):
     def _mend(self, operands: "_Operands", y: np.ndarray, workers: int | None) -> None:
         """Compute anew what is NaN for such a reason."""
         x, layout, w = operands
-        flat = w if w.ndim == 1 else real_filters(w, self.problem, self.schedule.elements.dtype)
+        flat = w if w.ndim == 1 else self._filters(w)
         threads.run(self.mending, laid_out(self.mending, layout), (x, flat, y), workers)
 
 
@@ -299,17 +317,17 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
 
 
 def laid_out(
-    schedule: Schedule, layout: Memory | None, filters: Memory | None = None, banks: int = 0
+    schedule: Schedule, layout: Memory | None, filters: Memory | None = None, leading: int = 0
 ) -> np.ndarray:
-    """The geometry of the schedule for an input and filters that lie as these say, those perhaps in
-    `banks`."""
+    """The geometry of the schedule for an input and filters that lie as these say, those perhaps
+    with an axis of so many groups or banks before all others."""
     geometry = given = schedule.compile()
     if layout is not None and layout.strides is not None:
         geometry = given.copy()
         set_input_layout(geometry, layout.offset, layout.strides)
     if filters is not None and filters.strides is not None:
         geometry = given.copy() if geometry is given else geometry
-        set_filter_layout(geometry, filters.offset, filters.strides, banks)
+        set_filter_layout(geometry, filters.offset, filters.strides, leading)
     return geometry
 
 

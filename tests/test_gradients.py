@@ -101,7 +101,8 @@ def test_depthwise_sums(L, C, multiplier, K, parameters, monkeypatch):
 @pytest.mark.parametrize(("C", "O", "groups"), ((16, 16, 4), (12, 24, 4), (24, 8, 8), (40, 5, 5)))
 @pytest.mark.parametrize("bad", (0, np.inf))
 def test_narrow_groups(C, O, groups, bad, monkeypatch):
-    """Channel by channel as by groups: exact, and infinities go where they went."""
+    """Over groups, channel by channel and group by group: exact, and infinities go where they
+    went."""
     rng = np.random.default_rng(10)
     for L, K, parameters in (((50,), (3,), {}), ((9, 14), (3, 2), {"stride": 2, "padding": 1})):
         x, shape = integer_array(rng, (2, *L, C), "f4"), (O, *K, C // groups)
@@ -109,26 +110,32 @@ def test_narrow_groups(C, O, groups, bad, monkeypatch):
         dy = integer_array(rng, y.shape, "f4")
         dy.flat[0] += bad
         results = []
-        for narrow in (8, 0):
-            monkeypatch.setattr(gradients, "NARROW", narrow)
-            results.append(
-                mlxconv.conv_general_weight_grad(x, dy, shape, groups=groups, **parameters)
-            )
-        assert np.array_equal(*results, equal_nan=True)
+        for narrow, refusal in ((8, None), (8, "no"), (0, "no")):
+            with monkeypatch.context() as m:
+                m.setattr(gradients, "NARROW", narrow)
+                if refusal:
+                    m.setattr(outer_grouped, "refuses", lambda p: p.groups < p.C)
+                gradients._schedule.cache_clear()
+                sums = mlxconv.conv_general_weight_grad(x, dy, shape, groups=groups, **parameters)
+            results.append(sums)
+        gradients._schedule.cache_clear()
+        for other in results[1:]:
+            assert np.array_equal(results[0], other, equal_nan=True)
         assert np.isfinite(results[0]).all() == (bad == 0)
 
 
 @pytest.mark.parametrize("shape", ((20, 3, 24), (16, 3, 2, 33), (12, 2, 1, 3, 16)))
-@pytest.mark.parametrize("stride", (1, 2))
-def test_filters_are_packed_as_they_lie(shape, stride, monkeypatch):
+@pytest.mark.parametrize(("stride", "groups"), ((1, 1), (2, 1), (1, 2), (2, 4)))
+def test_filters_are_packed_as_they_lie(shape, stride, groups, monkeypatch):
     """Filters and channels change places without a copy; exact."""
     rng, rank = np.random.default_rng(9), len(shape) - 2
-    x, w = integer_array(rng, (2, *(9,) * rank, shape[-1]), "f4"), integer_array(rng, shape, "f4")
-    dy = integer_array(rng, mlxconv.conv_general(x, w, stride, 1).shape, "f4")
-    copied = mlxconv.conv_general_input_grad(dy, w, x.shape, stride, 1)
+    x = integer_array(rng, (2, *(9,) * rank, shape[-1] * groups), "f4")
+    w, q = integer_array(rng, shape, "f4"), {"stride": stride, "padding": 1, "groups": groups}
+    dy = integer_array(rng, mlxconv.conv_general(x, w, **q).shape, "f4")
+    copied = mlxconv.conv_general_input_grad(dy, w, x.shape, **q)
     monkeypatch.setattr(mlxconv.plan, "TURNED_BYTES", 0)
     monkeypatch.setattr(mlxconv.plan, "FILTERS_BYTES", 0)
-    assert np.array_equal(mlxconv.conv_general_input_grad(dy, w, x.shape, stride, 1), copied)
+    assert np.array_equal(mlxconv.conv_general_input_grad(dy, w, x.shape, **q), copied)
 
 
 @pytest.mark.parametrize("groups", (1, 2, 4))

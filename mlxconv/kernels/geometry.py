@@ -51,6 +51,7 @@ GEOMETRY = np.dtype(
         ("y_image", "i8"),  # output elements from one image to the next
         ("y_step", "i8", _AXES),  # ... from one position to the next, per axis
         ("w_offset", "i8"),  # where the first filter lies in its memory
+        ("w_group", "i8"),  # elements from the filters of a group to the next; 0: those follow them
         ("w_filter", "i8"),  # elements from one filter to the next
         ("w_step", "i8", _AXES),  # ... from one tap to the next, per axis
         ("w_channel", "i8"),  # ... from one channel to the next
@@ -285,11 +286,15 @@ def _steps(strides: Sequence[int]) -> tuple[int, ...]:
     return (0, image, *axes) if len(axes) == 1 else (*(0,) * (3 - len(axes)), *axes)
 
 
-def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], banks: int = 0) -> None:
-    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C), or in `banks`,
-    (banks, O, ..., C)."""
-    if banks:
-        g["banks"], g["w_bank"], strides = banks, strides[0], strides[1:]
+def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], leading: int = 0) -> None:
+    """Say where the filters lie: at `offset` and `strides` apart, (O, ..., C), or with an axis of
+    so many groups or banks before these."""
+    if leading:
+        outer, *strides = strides
+        if g["groups"][0] > 1:
+            g["w_group"] = outer
+        else:
+            g["banks"], g["w_bank"] = leading, outer
     g["w_offset"], g["w_filter"], g["w_channel"] = offset, strides[0], strides[-1]
     g["w_run"] = g["C"]  # of one tap
     g["w_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])

@@ -18,7 +18,7 @@ Order       positions one after the other in a block, blocks in order within a p
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from mlxconv.kernels.copies import clears
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT, geometry_of, locate
 from mlxconv.kernels.packing import finite, squares
-from mlxconv.kernels.reference import row_met
 from mlxconv.kernels.schedule import Part, Schedule, Step, meets_padding
 from mlxconv.kernels.window import (
     Rows,
@@ -101,8 +100,8 @@ def products(vec):
 
     @kernel
     def add_products(x, line, runs, dy, dy_line, sums, block, filters):
-        """sums[p][rows[r] + s][o] += sum over the positions of `block` of x[runs[r] + s] * dy[o] for
-        each panel p of filters; sums.a[sums.at - 1] is 1."""
+        """sums[p][rows[r] + s][o] += sum over the positions of `block` of x[runs[r] + s] * dy[o],
+        for each panel p of filters; sums.a[sums.at - 1] is 1."""
         one = sums.at - 1
         for o in range(0, filters, NR):  # third loop: panels
             d = Rows(dy.a, dy.at + o * block.lines * block.rows, NR)
@@ -227,44 +226,6 @@ def range_kernel(elements, NV, vec, SETS, add, write_sums):
     return outer
 
 
-@lru_cache
-def mending_kernel(elements):
-    """The kernel over filters that computes NaN anew, from what lies inside the input alone."""
-    Sum = np.dtype(elements.dtype).type
-
-    @kernel(fastmath={"contract"})
-    def one_sum(data, g, o, kd, kh, k, c):
-        """Of dw[o, k, c]."""
-        total, position = Sum(0), 0
-        for n in range(g.N):
-            for d in range(g.out[0]):
-                rd = row_met(d, kd, g, 0)
-                for h in range(g.out[1]):
-                    rh = row_met(h, kh, g, 1)
-                    for l in range(g.out[2]):
-                        r = row_met(l, k, g, 2)
-                        if rd >= 0 and rh >= 0 and r >= 0:
-                            row = rd * g.x_step[0] + rh * g.x_step[1] + r * g.x_step[2]
-                            x = data.x[n * g.x_image + row + o // g.O * g.C + c]
-                            total += x * data.w[position * g.y_step[2] + o]
-                        position += 1
-        return total
-
-    @kernel
-    def mend(data, lo, hi):
-        g = data.geometry[0]
-        columns = g.K[0] * g.K[1] * g.K[2] * g.C
-        for o in range(lo, hi):
-            for i in range(columns):
-                at = o * columns + i
-                if data.y[at] != data.y[at]:
-                    c, tap = i % g.C, i // g.C
-                    k, rest = tap % g.K[2], tap // g.K[2]
-                    data.y[at] = one_sum(data, g, o, rest // g.K[1], rest % g.K[1], k, c)
-
-    return mend
-
-
 def schedule(p: "Problem") -> Schedule:
     """Sums over pieces of the positions, for an input that is not dilated; the result is an array
     (pieces, *weight_shape), `pieces` being the first number of the split."""
@@ -281,47 +242,43 @@ def schedule(p: "Problem") -> Schedule:
     positions = min(POSITIONS, max(POSITIONS // 4, STRIP_BYTES // (of_job * itemsize)))
     kernel = range_kernel(elements, tile()[1], vec, 1, products(vec), sum_writers(vec))
     pieces = min(most, -(-JOBS // (parts * p.groups)))
-    return over_blocks(p, g, kernel, (positions, positions), pieces, of_job, of_job)
+    return over_blocks(p, g, kernel, Work(p.flop, pieces, positions, positions, of_job, of_job))
 
 
-def over_blocks(
-    p: "Problem",
-    g: np.ndarray,
-    kernel: Any,
-    most: tuple[int, float],
-    pieces: int,
-    copied: int,
-    summed: int,
-) -> Schedule:
-    """The schedule of a range kernel over so many pieces of the blocks of positions, which have at
-    `most` so many in a line, and in all; whose jobs have so many filters `copied`, and `summed`."""
+class Work(NamedTuple):
+    """How the sums are shared out."""
+
+    flop: float  # estimated, of all
+    pieces: int  # of the batch, at the most
+    row: int  # positions of a line of a block, at the most
+    positions: float  # of a block, at the most
+    copied: int  # filters of a job whose cotangents are copied
+    summed: int  # rows of sums of a job
+
+
+def over_blocks(p: "Problem", g: np.ndarray, kernel: Any, work: Work) -> Schedule:
+    """The schedule of a range kernel over pieces of the blocks of positions."""
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     room = STRIP_BYTES // np.dtype(elements.dtype).itemsize
     taps, (_, H, W) = math.prod(p.K), g["out"][0].tolist()
-    g["MR"], g["tiles"], g["blocks"] = 1, W, -(-W // most[0])
+    g["MR"], g["tiles"], g["blocks"] = 1, W, -(-W // work.row)
     rows, lines = -(-W // int(g["blocks"][0])), H
-    while lines > 1 and (lines * rows > most[1] or strip_elements(g, lines, rows) > room):
+    while lines > 1 and (lines * rows > work.positions or strip_elements(g, lines, rows) > room):
         lines = -(-lines // 2)
     g["line_blocks"] = -(-H // lines)
-    pieces = max(1, min(pieces, int((g["N"] * g["out"][0, 0] * g["line_blocks"] * g["blocks"])[0])))
+    blocks = int((g["N"] * g["out"][0, 0] * g["line_blocks"] * g["blocks"])[0])
+    pieces = max(1, min(work.pieces, blocks))
     g["panels_at"] = at = -(-strip_elements(g, lines, rows) // vec.lanes) * vec.lanes
-    g["block_at"] = at = at + lines * rows * copied + vec.lanes
+    g["block_at"] = at = at + lines * rows * work.copied + vec.lanes
     jobs = pieces * int((g["groups"] * g["panel_blocks"])[0])
     return Schedule(
         elements,
         g,
-        steps=(Step(kernel, jobs, p.flop),),
+        steps=(Step(kernel, jobs, work.flop),),
         parts=(Part("strips", strip_copies(elements, vec), strips_call(elements)),),
-        scratch=at + summed * taps * int(g["C"][0]),
+        scratch=at + work.summed * taps * int(g["C"][0]),
         runs=2 * taps + 2,
         split=(("pieces", pieces), ("parts of the filters", jobs // pieces)),
         suspects=meets_padding(p),
     )
-
-
-def mending(p: "Problem") -> Schedule:
-    """What computes anew every NaN that a zero around the input, or between its elements, may have
-    made of an infinite gradient."""
-    elements = Elements(p.dtype, p.dtype)
-    return Schedule(elements, geometry_of(p), (Step(mending_kernel(elements), p.O, 8 * p.flop),))

@@ -15,6 +15,7 @@ Order       SETS chains of multiply-adds for every weight, over its positions in
             depends on the problem alone.
 """
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from mlxconv.kernels import grouped
 from mlxconv.kernels.blocking import in_parts
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import across_groups, geometry_of
-from mlxconv.kernels.outer import over_blocks, range_kernel
+from mlxconv.kernels.outer import Work, over_blocks, range_kernel
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
@@ -36,6 +37,7 @@ TAPS, SETS, ROWS = 3, 2, 4  # six chains hide most of the latency; 10 loads feed
 POSITIONS = 256  # of a line of a block, at the most
 CHANNELS = 64  # of a part, at the least
 JOBS = 16  # at the least, if there is work for so many
+APART = 8  # multiply-adds in the time of one whose rows of x meet a single tap
 JOB_FLOP = 1e5  # of a piece, at the least: to add it up afterwards costs as well
 
 
@@ -94,8 +96,9 @@ def micro_kernel(GROUP, CHANNELS, vec):
 
     @kernel
     def add_lines(x, line, runs, dy, dy_line, sums, block, filters):
-        """sums[set][p][rows[r] + s*C + c][o] += sum over the positions of `block` of dy[o] * x[runs[
-        r] + s*step + c of the group of o], for each vector p of filters, the last overlapping."""
+        """sums[set][p][rows[r] + s*C + c][o] += sum over the positions of `block` of dy[o] *
+        x[runs[r] + s*step + c of the group of o], for each vector p of filters, the last one
+        overlapping."""
         apart, C = -(-filters // LANES) * sums.step, CHANNELS or runs.channels
         for j in range(block.lines):
             for p in range(0, filters, LANES):
@@ -158,4 +161,6 @@ def schedule(p: "Problem") -> Schedule:
     kernel = range_kernel(elements, 1, vec, SETS, add, sum_writers(vec))
     width = int(g["panels"][0]) * vec.lanes
     g["pitch"] = copied = width if g["O"][0] < vec.lanes else 0
-    return over_blocks(p, g, kernel, (POSITIONS, p.flop), pieces, copied, SETS * width)
+    flop = p.flop * (2 if p.stride[-1] == p.kernel_dilation[-1] else APART)
+    work = Work(flop, pieces, POSITIONS, math.inf, copied, SETS * width)
+    return over_blocks(p, g, kernel, work)

@@ -110,12 +110,12 @@ def packers(vec):
     pack_whole, pack_edges = squares(vec, True), squares(vec, False)
 
     @kernel
-    def pack_rows(w, source, step, panels, to, S, NR):
-        """panels[to + s*NR + j] = w[source + s*step + j], j < NR: filters that are neighbours."""
+    def pack_rows(w, source, step, panels, to, S, NR, n):
+        """panels[to + s*NR + j] = w[source + s*step + j], j < n: filters that are neighbours."""
         for s in range(S):
-            for j in range(0, NR, LANES):
-                v = load_n(vec, w, source + s * step + j, NR - j)
-                store_n(v, panels, to + s * NR + j, NR - j)
+            for j in range(0, n, LANES):
+                v = load_n(vec, w, source + s * step + j, n - j)
+                store_n(v, panels, to + s * NR + j, n - j)
 
     @kernel
     def pack_run(data, unit, source, panels, to, NR, filters):
@@ -123,17 +123,18 @@ def packers(vec):
         g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].banks
         group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
+        source += group * (g.w_group if g.w_group else O * g.w_filter)
         if NR == 1 and g.w_channel == 1:
-            pack_rows(w, source + (group * O + first) * g.w_filter, 0, panels, to, 1, g.w_run)
+            pack_rows(w, source + first * g.w_filter, 0, panels, to, 1, g.w_run, g.w_run)
             return
-        if g.w_filter == 1 and g.banks == 1 and filters == NR and g.w_channel != 1:
-            pack_rows(w, source + group * O + first, g.w_channel, panels, to, g.w_run, NR)
+        if g.w_filter == 1 and g.banks == 1 and g.w_channel != 1:
+            pack_rows(w, source + first, g.w_channel, panels, to, g.w_run, NR, filters)
             return
         v = 0
         while v < filters:  # a vector of them at a time, of one bank
             bank, o = (first + v) // O, (first + v) % O
             n, packed = min(LANES, filters - v, O - o), 0
-            at = source + bank * g.w_bank + (group * O + o) * g.w_filter
+            at = source + bank * g.w_bank + o * g.w_filter
             row = to + bank * g.bank_rows * NR + v
             if g.w_channel != 1 or n <= FEW_ or n * g.w_run < LANES:
                 for j in range(n):

@@ -98,6 +98,44 @@ def range_kernel(elements, mends=False):
     return reference
 
 
+@lru_cache
+def sums_mending_kernel(elements):
+    """The kernel over filters that computes NaN anew, from what lies inside the input alone."""
+    Sum = np.dtype(elements.dtype).type
+
+    @kernel(fastmath={"contract"})
+    def one_sum(data, g, o, kd, kh, k, c):
+        """Of dw[o, k, c]."""
+        total, position = Sum(0), 0
+        for n in range(g.N):
+            for d in range(g.out[0]):
+                rd = row_met(d, kd, g, 0)
+                for h in range(g.out[1]):
+                    rh = row_met(h, kh, g, 1)
+                    for l in range(g.out[2]):
+                        r = row_met(l, k, g, 2)
+                        if rd >= 0 and rh >= 0 and r >= 0:
+                            row = rd * g.x_step[0] + rh * g.x_step[1] + r * g.x_step[2]
+                            x = data.x[n * g.x_image + row + o // g.O * g.C + c]
+                            total += x * data.w[position * g.y_step[2] + o]
+                        position += 1
+        return total
+
+    @kernel
+    def mend(data, lo, hi):
+        g = data.geometry[0]
+        columns = g.K[0] * g.K[1] * g.K[2] * g.C
+        for o in range(lo, hi):
+            for i in range(columns):
+                at = o * columns + i
+                if data.y[at] != data.y[at]:
+                    c, tap = i % g.C, i // g.C
+                    k, rest = tap % g.K[2], tap // g.K[2]
+                    data.y[at] = one_sum(data, g, o, rest // g.K[1], rest % g.K[1], k, c)
+
+    return mend
+
+
 def refuses(p: "Problem") -> str:
     """Nothing: the last row of the table computes any problem."""
     return ""
@@ -121,3 +159,12 @@ def _schedule(p: "Problem", g: np.ndarray, mends: bool) -> Schedule:
     jobs = p.N * math.prod(p.output_L)
     slow = 8  # times the time that a FLOP takes elsewhere
     return Schedule(elements, g, (Step(range_kernel(elements, mends), jobs, slow * p.flop),))
+
+
+def sums_mending(p: "Problem") -> Schedule:
+    """What computes anew every NaN in the gradient by the filters that a zero around the input, or
+    between its elements, may have made of an infinite one by the outputs."""
+    elements = Elements(p.dtype, p.dtype)
+    return Schedule(
+        elements, geometry_of(p), (Step(sums_mending_kernel(elements), p.O, 8 * p.flop),)
+    )
