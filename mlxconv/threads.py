@@ -32,10 +32,10 @@ from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
 
-# Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 20 us
-# under omp and tbb with threads that spin, where a launch takes 10 us all told, and 300 us where
+# Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 10 us
+# under omp and tbb with threads that spin, where a launch takes 5 us all told, and 300 us where
 # they have to be woken.  `python -m benchmarks.sharing` shows where two threads begin to win.
-WORTH_SHARING = {"omp": 2e6, "tbb": 2e6, "omp passive": 3e7, "pool": 3e7}
+WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "omp passive": 3e7, "pool": 3e7}
 
 # A launch cannot be interrupted.  This much work per thread takes 10 ms at full speed and 0.2 s
 # in the slowest kernel, then Python looks for Ctrl-C.

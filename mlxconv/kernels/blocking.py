@@ -216,7 +216,7 @@ def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
     return MR * max(4, min(64, room // max(1, row_bytes * MR)))
 
 
-JOB_FLOP = 1e6  # 10 us: a job costs up to 1 us beside its multiply-adds
+JOB_FLOP = 6e5  # 6 us: a job costs up to 1 us beside its multiply-adds
 
 
 def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
