@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 FILTERS, POSITIONS = 4, 2  # 8 sums in flight hide a latency of 4 cycles on two units
 MOST_POSITIONS = 8  # of one image: with more the order of summation may not depend on the batch
-WINDOWS = 1 << 14  # elements of all windows together: 64 KB stay in L2
+WINDOWS = 1 << 16  # elements of all windows together: 256 KB stay in L2
 # registers of the machine -> positions for 1, 2, ... filters, each a sum of its own; windows are
 # operands, and each load of theirs feeds as many multiply-adds as there are filters
 TILES = {
