@@ -61,6 +61,7 @@ GEOMETRY = np.dtype(
         ("w_bank", "i8"),  # elements from the filters of one bank to those of the next
         ("bank_rows", "i8"),  # panel rows from one bank to the next
         ("weights", "i8"),  # of one filter, in one line of taps
+        ("checks", "i8"),  # what has to be looked through: FILTERS or OUTPUTS
         ("tail", "i8"),  # positions of a line that are left over by the phases
         ("tiles", "i8"),  # register tiles in a line; 0 where blocks gather windows from any line
         ("blocks", "i8"),  # blocks of tiles in a line
@@ -104,6 +105,7 @@ class Data(NamedTuple):
 
 
 SUSPECT = 0  # the counter that is a flag
+FILTERS, OUTPUTS = 1, 2  # whose infinities may have met a zero that is not of the data
 PACKED, COPIED = -1, -2  # where among its runs a worker keeps whose filters, and what input, it has
 
 

@@ -24,6 +24,7 @@ from mlxconv import processor
 from mlxconv.kernels.elements import converts_runs
 from mlxconv.kernels.geometry import (
     COPIED,
+    OUTPUTS,
     PACKED,
     SUSPECT,
     Panels,
@@ -55,6 +56,7 @@ def tile_call(dtype):
 def computes(elements):
     """compute for these types of input and output."""
     ROUNDS, narrow_run = elements.rounds, converts_runs(elements.narrow)
+    OUTPUTS_ = OUTPUTS
     call_tile = tile_call(elements.dtype)
     is_finite = finite(vec_of(elements.dtype, processor.vector_bytes()))
 
@@ -76,7 +78,7 @@ def computes(elements):
             last = Rows(panel.a, panel.at + whole // g.NR * panel.step, 0)
             behind = Rows(out.a, out.at + whole, out.step)
             call_tile(g.narrow, x, runs, last, behind, rows, left, 0)
-        if g.phases > 1:  # a zero of the panel may have met an infinity
+        if g.checks == OUTPUTS_:
             if out.step == filters:
                 if not is_finite(out.a, out.at, positions * filters):
                     data.counters[SUSPECT] = 1

@@ -18,7 +18,7 @@ may also lie apart, and a panel holds them side by side):
 from functools import lru_cache
 
 from mlxconv.kernels.copies import clears
-from mlxconv.kernels.geometry import SUSPECT, pack_call
+from mlxconv.kernels.geometry import FILTERS, SUSPECT, pack_call
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import (
     PART_BYTES,
@@ -106,7 +106,8 @@ def squares(vec, WHOLE):
 @lru_cache
 def packers(vec):
     """pack_panel for weights of the type of `vec`."""
-    LANES, FEW_, is_finite, clear = vec.lanes, FEW, finite(vec), clears(vec)
+    LANES, FEW_, FILTERS_ = vec.lanes, FEW, FILTERS
+    is_finite, clear = finite(vec), clears(vec)
     pack_whole, pack_edges = squares(vec, True), squares(vec, False)
 
     @kernel
@@ -151,8 +152,8 @@ def packers(vec):
     @kernel
     def pack_panel(data, unit, panels, to):
         """panels[to + row*NR + j] = w[filter of column j, row - first row of its bank], for panel
-        `unit`, counted over all groups.  Those that are not finite make the call suspect: a zero of
-        the padding that meets one is a NaN that must not be."""
+        `unit`, counted over all groups.  Those that are not finite make the call suspect if it
+        `checks` filters: a zero of the padding that meets one is a NaN that must not be."""
         g = data.geometry[0]
         lines, line, taps = g.K[0] * g.K[1], g.K[2] * g.C, g.weights // g.C
         first = min(unit % g.panels * g.NR, g.O - g.NR) if g.overlaps else unit % g.panels * g.NR
@@ -165,7 +166,7 @@ def packers(vec):
             source = i // g.K[1] * g.w_step[0] + i % g.K[1] * g.w_step[1] + k * g.w_step[2]
             at = to + (i * line + k * g.C) * NR
             pack_run(data, unit, g.w_offset + source, panels, at, NR, filters)
-        if not is_finite(panels, to, lines * line * NR):
+        if g.checks == FILTERS_ and not is_finite(panels, to, lines * line * NR):
             data.counters[SUSPECT] = 1
 
     return pack_panel

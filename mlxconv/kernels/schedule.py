@@ -14,6 +14,8 @@ from mlxconv.kernels import blocking
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import (
+    FILTERS,
+    OUTPUTS,
     across_groups,
     block_call,
     geometry_of,
@@ -101,7 +103,7 @@ class Schedule:
     @cached_property
     def layout(self) -> tuple[Any, ...]:
         """What the order of the packed filters depends on, beside the filters."""
-        names = ("NR", "narrow_NR", "banks", "bank_rows", "groups")
+        names = ("NR", "narrow_NR", "banks", "bank_rows", "groups", "checks")
         return (self.elements.dtype, *(int(self.geometry[name][0]) for name in names))
 
     @cached_property
@@ -152,6 +154,10 @@ def schedule_of(
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
     alone = few or parts >= processor.cores() or _packs_alone(panels, packing.flop, work)
     own = _scratch(g, strip, elements, vec.lanes)
+    suspects = layout.phases > 1 or meets_padding(p)
+    if suspects:
+        few = math.prod(p.output_shape) < panels or layout.phases > 1  # which may pad filters
+        g["checks"] = OUTPUTS if few else FILTERS
     return Schedule(
         elements,
         g,
@@ -164,7 +170,7 @@ def schedule_of(
         runs=2 * math.prod(g["K"][0].tolist()) + 2,
         split=split,
         by_line=by_line,
-        suspects=layout.phases > 1 or meets_padding(p),
+        suspects=suspects,
     )
 
 

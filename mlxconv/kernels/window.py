@@ -12,7 +12,8 @@ once, to a strip that does not grow with N or L.  Along each axis a strip holds
     far taps        [rows of tap 0] [rows of tap 1] ...            step = span
 
 Taps that only meet padding are left out of the list.  A zero of the padding that meets an infinite
-weight makes a NaN that must not be: filters are looked through when they are packed.
+weight makes a NaN that must not be: filters are looked through when they are packed, or outputs
+where they are fewer.
 """
 
 from functools import lru_cache
