@@ -7,21 +7,28 @@ import numpy as np
 
 from mlxconv import processor
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import COPY_FLOP
 from mlxconv.kernels.window import strip_elements
 
 
-def gathers(g: np.ndarray) -> bool:
+def gathers(g: np.ndarray, itemsize: int) -> bool:
     """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
-    lines are shorter than a tile, or the last tile of each wastes more than the copies take, and
-    the taps that meet padding alone, which copied windows do not leave out."""
-    W, MR, taps = int(g["out"][0, 2]), int(g["MR"][0]), math.prod(g["K"][0].tolist())
+    lines are shorter than a tile, or the last tile of each, and rows that crowd a set of L1, waste
+    more than the copies take, and the taps that meet padding alone, which copied windows do not
+    leave out."""
+    W, MR = int(g["out"][0, 2]), int(g["MR"][0])
     if W < MR:
         return True
-    if taps == 1 or g["panel_channels"][0] or g["phases"][0] > 1:
+    if g["panel_channels"][0] or g["phases"][0] > 1:
         return False
-    wasted = (-(-W // MR) * MR / W - 2 + met(g).mean()) * 2 * int(g["O"][0])
+    crowded = crowding(int(g["stride"][0, 2] * g["x_step"][0, 2]), MR, itemsize)
+    wasted = (-(-W // MR) * MR / W - 3 + met(g).mean() + crowded) * 2 * int(g["O"][0])
     return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
+
+
+def crowding(step: int, MR: int, itemsize: int) -> float:
+    """How much longer tiles take whose rows are so many elements apart, as more of them share a set
+    of L1 than it has ways."""
+    return max(1.0, processor.lines_per_set(step * itemsize, MR) / processor.caches().L1_ways)
 
 
 def met(g: np.ndarray) -> np.ndarray:
@@ -33,13 +40,14 @@ def met(g: np.ndarray) -> np.ndarray:
     return np.maximum(0, hi - lo) / W
 
 
+GATHER_FLOP = 35  # per element, and for what its blocks, of fewer positions, read again
 PIECE_FLOP = 1000  # to copy a piece of a window: 10 ns beside its elements
 
 
 def gather_flop(taps: int, dilation: int, channels: int) -> float:
     """What a tile could do in the time in which an element of a window is copied, one of a line of
     so many taps."""
-    return COPY_FLOP + PIECE_FLOP / max(1, channels * (taps if dilation == 1 else 1))
+    return GATHER_FLOP + PIECE_FLOP / max(1, channels * (taps if dilation == 1 else 1))
 
 
 WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
@@ -198,10 +206,11 @@ def panel_blocks(g: np.ndarray, panel_bytes: int, copies: bool) -> int:
 
 
 def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
-    """The same for blocks of gathered windows, which take up to 128 KB in L2; `few` are one."""
+    """The same for blocks of gathered windows, which take up to half of L2; `few` are one."""
     MR, size = int(g["MR"][0]), window_pitch(g, elements)
     positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
-    rows = MR * max(1, min(8, (1 << 15) // max(1, size * MR)))
+    room = processor.caches().L2_bytes // 2 // np.dtype(elements.dtype).itemsize
+    rows = MR * max(1, min(8, room // max(1, size * MR)))
     blocks = 1 if few else max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))

@@ -150,18 +150,15 @@ def _narrow(filters: int, tile: Tile, lanes: int) -> Tile | None:
     return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
 
 
-OTHER_LINES = 2  # of a set of L1, for the panel and the outputs
-
-
 def _slowdown(p: "Problem", MR: int, phases: int) -> float:
     """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
     cut short, and where more rows share a set of L1 than it has ways.  Lines shorter than a tile
     are copied, one behind the other."""
-    rows = -(-p.output_L[-1] // phases)
+    rows, filters = -(-p.output_L[-1] // phases), max(1, p.O // p.groups)
+    copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / (2 * filters)
     if rows < MR:
-        positions, filters = max(1, p.N * math.prod(p.output_L)), max(1, p.O // p.groups)
-        copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups)
-        return -(-positions // MR) * MR / positions * (1 + copies / (2 * filters))
-    step = p.stride[-1] * phases * p.C * processor.vector_bytes() // lanes_of(p)
-    lines = processor.lines_per_set(step, MR) + OTHER_LINES
-    return -(-rows // MR) * MR / rows * max(1.0, lines / processor.caches().L1_ways)
+        positions = max(1, p.N * math.prod(p.output_L))
+        return -(-positions // MR) * MR / positions * (1 + copies)
+    itemsize = processor.vector_bytes() // lanes_of(p)
+    crowded = blocking.crowding(p.stride[-1] * phases * p.C, MR, itemsize)
+    return -(-rows // MR) * MR / rows * min(crowded, 1 + copies)

@@ -194,7 +194,7 @@ def _blocked(
     gathers, and whether there are few positions."""
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     shares = not (layout.over_groups or layout.by_filter)
-    gathers = blocking.gathers(g)
+    gathers = blocking.gathers(g, np.dtype(elements.dtype).itemsize)
     few = shares and blocking.meets_few(g, window, elements, gathers)
     if gathers:
         strip = blocking.gathered_blocks(g, elements, few)
