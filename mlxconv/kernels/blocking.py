@@ -114,15 +114,15 @@ def line_blocks(
     return strip_elements(g, lines, block_rows(g, True))
 
 
-# The time of a block of lines, in cycles of one core.  Fitted to 400 measured choices for 38
-# depthwise problems on two cores with AVX2, where the choice of the least is 5 % from the best.
-MULTIPLY_ADD = 0.6  # of vectors; depthwise a window that shares no rows with the next takes
-APART = 1.5  # that long, since each operand is loaded
-TILE = 6  # beside those
-COPY = 3  # of a vector to a strip; four times as long where the type is converted
-ROW = 25  # of a strip that is apart from the one before
-PART = 1300  # to begin a part of a block
-LAST = 0.3  # blocks that some worker waits for in the end
+# The time of a block of lines, in cycles of one core.  Fitted to 230 measured choices for 27
+# depthwise problems on two cores with AVX-512, where the choice of the least is 1 % from the best.
+MULTIPLY_ADD = 0.7  # of vectors; depthwise a window that shares no rows with the next takes
+APART = 1.2  # that long, since each operand is loaded
+TILE = 12  # beside those
+COPY = 3.5  # of a vector to a strip; four times as long where the type is converted
+ROW = 6  # of a strip that is apart from the one before
+PART = 1500  # to begin a part of a block
+LAST = 0.2  # blocks that some worker waits for in the end
 
 LINES = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 56)
 LEAST_CHANNELS = 96  # of a part, lest rows be too short
