@@ -19,6 +19,8 @@ import mlxconv
 from benchmarks import frozen
 from benchmarks.shapes import CONV1D, OTHERS
 from mlxconv import roofline, timing
+from mlxconv.bench import gradients
+from mlxconv.bench.engines import Task
 
 SECONDS = 0.5  # per figure
 
@@ -57,6 +59,25 @@ class Family:
         self.call()  # compiles
 
     def time_family(self, name, threads):
+        self.call()
+
+
+class Gradients:
+    """The gradients of one shape of each kind."""
+
+    shapes = ("encodec_in", "tcn_d8", "resnext_g32", "resnet50_c3_3x3_n1", "mobilenetv2_dw144_56")
+    params = ([*shapes, "hifigan_up2_64"], list(gradients.KINDS), [1, 2])
+    param_names = ("shape", "by", "threads")
+    rounds, repeat, warmup_time = Conv1d.rounds, Conv1d.repeat, Conv1d.warmup_time
+
+    def setup(self, name, by, threads):
+        shape = {**CONV1D, **OTHERS}[name]
+        task = Task(shape, *shape.data(), threads, by)
+        (contender,) = gradients.ours(task).values()
+        self.call = contender.call
+        self.call()  # compiles
+
+    def time_gradient(self, name, by, threads):
         self.call()
 
 

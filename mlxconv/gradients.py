@@ -126,7 +126,7 @@ def input_grad(
     computed = plan(gradient)
     filters = _by_group(w, p.groups, not p.flip)
     if p.groups == 1 or not computed.reads(filters):
-        filters = _transposed(w, p.groups, not p.flip)
+        filters = transposed(w, p.groups, not p.flip)
     return computed.run(dy, filters, resolve(stream).threads)
 
 
@@ -135,6 +135,12 @@ def _by_input(
 ) -> tuple[Problem, Problem]:
     """A convolution, and that of the cotangent which is its gradient by the input."""
     p = problem_of(q, xs, dy_type, ws, wt)
+    return p, input_gradient(p)
+
+
+def input_gradient(p: Problem) -> Problem:
+    """The convolution of the cotangent of `p`, with `transposed` filters, that is the gradient of
+    `p` by its input."""
     lo = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
     gradient = p._replace(
         L=p.output_L,
@@ -146,7 +152,7 @@ def _by_input(
         padding_hi=(0,) * len(p.L),
         flip=False,
     )
-    return p, _with_outputs(gradient, p.L)
+    return _with_outputs(gradient, p.L)
 
 
 _known_by_input = lru_cache(maxsize=1024)(_by_input)
@@ -173,7 +179,7 @@ def weight_grad(
     return np.ascontiguousarray(dw, dtype_named(result_dtype(x_type, dy_type)))
 
 
-def _transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
+def transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
     """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: a view if there is
     one, else a copy.  As many channels are copied at a time as share a cache line, which is then
     read from L2 for all but the first."""
@@ -218,7 +224,7 @@ def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -
         )
         turned = _with_outputs(turned, p.L)
         dw = _summed(turned, turned, dy, dy, x, workers)
-        return _transposed(dw, p.groups, True)
+        return transposed(dw, p.groups, True)
     spread = np.zeros((p.N, *p.dilated_L, p.C), x.dtype)
     spread[(slice(None), *(slice(None, None, step) for step in p.input_dilation))] = x
     whole = p._replace(L=p.dilated_L, input_dilation=(1,) * rank)

@@ -16,13 +16,13 @@ def largest_error(p: Problem, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> fl
 
     Below 1 every output is as good as one rounding of the exact sum may be."""
     worst, u = 0.0, unit_roundoff(p.dtype)
-    for index in _sample(y.shape):
+    for index in sample(y.shape):
         exact, magnitude = exact_output(p, x, w, index)
-        worst = max(worst, _ratio(_wide(y[index]), exact, u * float(magnitude)))
+        worst = max(worst, ratio(extended(y[index]), exact, u * float(magnitude)))
     return worst
 
 
-def _sample(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def sample(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """All indices if they are few, else the first, the last and random ones."""
     size = math.prod(shape)
     if size > SAMPLES:
@@ -42,7 +42,7 @@ def exact_output(
     first = o // (p.O // p.groups) * C
     window = x[n][np.ix_(*rows, np.arange(first, first + C))]
     filters = w[o][np.ix_(*taps, np.arange(C))]
-    a, b = _wide(window), _wide(filters)
+    a, b = extended(window), extended(filters)
     return (a * b).sum(), (abs(a) * abs(b)).sum()
 
 
@@ -61,12 +61,13 @@ def unit_roundoff(dtype: str) -> float:
     return math.ldexp(1.0, -bits[REAL_OF.get(dtype, dtype)])
 
 
-def _wide(a: np.ndarray) -> np.ndarray:
+def extended(a: Any) -> np.ndarray:
+    """`a` in extended precision where NumPy has it."""
     wide = np.asarray(a)
     return wide.astype(np.clongdouble if wide.dtype.kind == "c" else np.longdouble)
 
 
-def _ratio(value: Any, exact: Any, bound: float) -> float:
+def ratio(value: Any, exact: Any, bound: float) -> float:
     """|value - exact| / bound; equal values have no error, infinities and NaN included."""
     if value == exact or (np.isnan(value) and np.isnan(exact)):
         return 0.0

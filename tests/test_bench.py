@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv.bench import contest, engines, report, shapes, workers
+from mlxconv.bench import contest, engines, gradients, report, shapes, workers
 from mlxconv.bench.contest import Contest, Result
-from mlxconv.bench.engines import OURS, PEERS, Contender, Engine
+from mlxconv.bench.engines import OURS, PEERS, Contender, Engine, Task
 from mlxconv.bench.shapes import Shape
 from mlxconv.bench.workers import Desk, Worker, WorkerLost
 from mlxconv.cli import main
@@ -42,6 +42,37 @@ def failure(capsys, line):
     shown = capsys.readouterr()
     assert code == 2 and shown.out == "" and shown.err.count("\n") == 1
     return shown.err
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", gradients.KINDS)
+@pytest.mark.parametrize("shape", (SMALL, *OTHERS))
+def test_gradients_are_right_and_errors_are_seen(shape, kind):
+    task = Task(shape, *shape.data("float64"), 1, kind)
+    (ours,) = gradients.ours(task).values()
+    found = ours.as_nlc(ours.call())
+    assert found.shape == gradients.result_shape(shape, kind)
+    assert gradients.largest_error(shape, "float64", kind, found) < 100
+    wrong = found.copy()
+    wrong.flat[-1] += 1e-6
+    assert gradients.largest_error(shape, "float64", kind, wrong) > 1e4
+    if engines.installed("torch"):
+        for layout, theirs in gradients.torch(task).items():
+            assert np.allclose(theirs.as_nlc(theirs.call()), found, rtol=1e-9), layout
+
+
+def test_gradients_from_the_command_line(capsys, folder):
+    (folder / "s.json").write_text(json.dumps({"small": list(SMALL)}))
+    line = "--gradient weight --shapes s.json --seconds 0.01 --quiet --json r.json --against none"
+    assert main(["bench", *line.split()]) == 0
+    assert "float32, gradient by weight" in capsys.readouterr().out
+    record = json.loads((folder / "r.json").read_text())
+    assert record["gradient by"] == "weight" and record["results"]["small"]["error"] < 100
+    assert "no peer with gradients is called jax" in failure(
+        capsys, "--gradient input --against jax"
+    )
 
 
 # --- shapes --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxconv.bench import gradients
 from mlxconv.bench.engines import OURS
 from mlxconv.bench.shapes import Shape
 from mlxconv.bench.workers import Worker, WorkerLost
@@ -99,8 +100,10 @@ class Result:
 class Contest:
     """Engines in their processes; use it in a `with` block, which ends them."""
 
-    def __init__(self, peers: Sequence[str], threads: int, dtype: str = "float32") -> None:
-        self.threads, self.dtype = threads, dtype
+    def __init__(
+        self, peers: Sequence[str], threads: int, dtype: str = "float32", gradient: str = ""
+    ) -> None:
+        self.threads, self.dtype, self.gradient = threads, dtype, gradient
         self._results: list[Result] = []
         self._workers = {engine: Worker(engine, threads) for engine in (OURS, *peers)}
 
@@ -168,7 +171,8 @@ class Contest:
 
     def _outputs(self, result: Result, engine: str) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = self._workers[engine].ask("prepare", result.shape, self.dtype)
+            request = "prepare", result.shape, self.dtype, self.gradient
+            found: dict[str, Any] = self._workers[engine].ask(*request)
             return found
         except (WorkerLost, RuntimeError) as error:
             result.faults[engine] = str(error)
@@ -179,17 +183,28 @@ class Contest:
     ) -> str:
         """What is wrong with the output of an engine; ours is checked against exact sums."""
         p = result.shape.problem(self.dtype)
-        if y.shape != p.output_shape:
-            return f"wrong: its output has the shape {y.shape}, not {p.output_shape}"
+        shape, terms = p.output_shape, result.shape.terms
+        if self.gradient:
+            shape = gradients.result_shape(result.shape, self.gradient)
+            terms = max(math.prod(p.output_shape[:-1]), math.prod(p.weight_shape))
+        if y.shape != shape:
+            return f"wrong: its output has the shape {y.shape}, not {shape}"
         if engine == OURS:
-            result.error = largest_error(p, *result.shape.data(self.dtype), y)
-            terms = result.shape.terms + 1
+            result.error = self._error(result, y)
+            terms += 1
             return f"wrong by {result.error:.2g} u sum|x||w|" if result.error > terms else ""
         if expected is None:
             return ""
         difference = float(np.abs(np.subtract(y, expected, dtype=np.float64)).max())
         tolerance = TOLERANCE[self.dtype]
         return "" if difference <= tolerance else f"wrong: differs from ours by {difference:.2g}"
+
+    def _error(self, result: Result, y: np.ndarray) -> float:
+        """That of our output, in units of u sum |products|."""
+        if self.gradient:
+            return gradients.largest_error(result.shape, self.dtype, self.gradient, y)
+        data = result.shape.data(self.dtype)
+        return largest_error(result.shape.problem(self.dtype), *data, y)
 
     def _turn(self, result: Result, engine: str, live: dict[str, list[str]]) -> None:
         """One burst of each layout of an engine, and of the FMA peak if it is ours."""

@@ -29,6 +29,7 @@ class Task(NamedTuple):
     x: np.ndarray
     w: np.ndarray
     threads: int
+    gradient: str = ""  # by "input" or "weight", if it is that which is computed
 
     @property
     def x_ncl(self) -> np.ndarray:

@@ -26,6 +26,7 @@ class Setting:
     missing: tuple[str, ...]  # peers that are not installed
     threads: int
     dtype: str
+    gradient: str = ""  # by "input" or "weight", if it is that which is computed
 
     def facts(self) -> dict[str, Any]:
         """Everything a figure depends on."""
@@ -36,6 +37,7 @@ class Setting:
             "system": f"{platform.system()} {platform.machine()}",
             "threads": self.threads,
             "dtype": self.dtype,
+            "gradient by": self.gradient,
             "versions": {
                 OURS: mlxconv.__version__,
                 "python": platform.python_version(),
@@ -48,10 +50,9 @@ class Setting:
         facts = self.facts()
         versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        what = f"{self.dtype}, gradient by {self.gradient}" if self.gradient else self.dtype
         missing = f"; not installed: {', '.join(self.missing)}" if self.missing else ""
-        return (
-            f"{facts['processor']}, {threads}, {self.dtype}, {facts['date']}; {versions}{missing}"
-        )
+        return f"{facts['processor']}, {threads}, {what}, {facts['date']}; {versions}{missing}"
 
 
 def table(results: Sequence[Result], peers: Sequence[str]) -> Table:

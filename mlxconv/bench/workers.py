@@ -1,7 +1,8 @@
 """One process per engine, kept alive: no library's threads, allocator or settings meet another's.
 
     parent                          worker
-    ("prepare", shape, dtype)  ->   builds its contenders, runs each once
+    ("prepare", shape, dtype,
+     gradient)                 ->   builds its contenders, runs each once
                                <-   {layout: its result as (N, ..., C), or why there is none}
     ("burst", layouts)         ->
                                <-   {layout: seconds per call}
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlxconv import timing
+from mlxconv.bench import gradients
 from mlxconv.bench.engines import ENGINES, Contender, Task
 from mlxconv.bench.shapes import Shape
 
@@ -139,11 +141,16 @@ class Desk:
         )
         return next(request for request in requests if request.__name__ == what)(*details)
 
-    def prepare(self, shape: Shape, dtype: str) -> dict[str, Any]:
-        """Each layout's result; a string says why there is none."""
+    def prepare(self, shape: Shape, dtype: str, gradient: str = "") -> dict[str, Any]:
+        """Each layout's result, of the convolution or a gradient of it; a string says why there is
+        none."""
         x, w = shape.data(dtype)
         self.contenders = {}  # those of the last problem go before new ones take memory
-        made = ENGINES[self.engine].prepare(Task(shape, x, w, self.threads))
+        task = Task(shape, x, w, self.threads, gradient)
+        if gradient:
+            made = gradients.ENGINES[self.engine](task)
+        else:
+            made = ENGINES[self.engine].prepare(task)
         found: dict[str, Any] = {}
         for layout, contender in made.items():
             try:

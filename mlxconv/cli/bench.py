@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from mlxconv.bench import engines, report, shapes
+from mlxconv.bench import engines, gradients, report, shapes
 from mlxconv.bench.contest import Contest, Result
 from mlxconv.bench.shapes import Shape
 from mlxconv.cli import output, progress
@@ -22,12 +22,13 @@ def run(options: argparse.Namespace) -> None:
     from mlxconv.cli import plot
 
     chosen = chosen_shapes(options.shapes, options.only)
-    setting = setting_of(options.against, options.threads, options.dtype)
+    gradient = options.gradient or ""
+    setting = setting_of(options.against, options.threads, options.dtype, gradient)
     picture = plot.checked(options.plot) if options.plot else None
     record = output.destination(options.json, (".json",)) if options.json else None
     readme = checked_readme(options.write_readme) if options.write_readme else None
     results: list[Result] = []
-    with Contest(setting.peers, setting.threads, setting.dtype) as contest:
+    with Contest(setting.peers, setting.threads, setting.dtype, gradient) as contest:
         try:
             measure(contest, chosen, options.seconds, options.quiet, results)
         finally:
@@ -74,16 +75,20 @@ def chosen_shapes(file: str | None, only: str | None) -> dict[str, Shape]:
     return {name: table[name] for names in found.values() for name in names}
 
 
-def setting_of(against: str | None, threads: int | None, dtype: str) -> report.Setting:
-    """Whom to compare with: the peers named, all of them if none is, or nobody for "none"."""
-    wanted = engines.PEERS if against is None else tuple(against.split(","))
+def setting_of(
+    against: str | None, threads: int | None, dtype: str, gradient: str = ""
+) -> report.Setting:
+    """Whom to compare with: the peers named, or nobody for "none"; if none is named, all of them,
+    or all whose gradients are measured."""
+    peers = tuple(p for p in engines.PEERS if not gradient or p in gradients.ENGINES)
+    wanted = peers if against is None else tuple(against.split(","))
     wanted = () if wanted == ("none",) else wanted
-    if unknown := [name for name in wanted if name not in engines.PEERS]:
-        known = ", ".join(engines.PEERS)
-        raise BadInput(f"no peer is called {', '.join(unknown)}; there are {known}, or none")
+    if unknown := [name for name in wanted if name not in peers]:
+        known, kind = ", ".join(peers), "peer with gradients" if gradient else "peer"
+        raise BadInput(f"no {kind} is called {', '.join(unknown)}; there are {known}, or none")
     there = tuple(name for name in wanted if engines.installed(name))
     missing = tuple(name for name in wanted if name not in there)
-    return report.Setting(there, missing, threads or default_threads(), dtype)
+    return report.Setting(there, missing, threads or default_threads(), dtype, gradient)
 
 
 def show(results: Sequence[Result], setting: report.Setting, markdown: bool) -> None:

@@ -64,6 +64,7 @@ examples:
   mlxconv bench --only whisper_conv1,mamba_dw4 --against torch,onnxruntime --threads 1
   mlxconv bench --only conv2d,conv3d,'conv_transpose*' --against torch
   mlxconv bench --only 'resnet50*_n8'
+  mlxconv bench --gradient weight --against torch
   mlxconv bench --plot roofline.png --json figures.json
   mlxconv bench --against none             (percent of the machine's peak only)
   mlxconv bench --shapes mine.json         ({"name": [N, L, C_in, C_out, K, stride, padding,
@@ -156,6 +157,9 @@ def _add_bench(commands: Any) -> None:
     what.add_argument("--only", metavar="A,B", help=which)
     what.add_argument("--against", metavar="A,B", help="these libraries; none: ours alone")
     what.add_argument("--dtype", choices=("float16", "float32", "float64"), default="float32")
+    what.add_argument(
+        "--gradient", choices=("input", "weight"), help="not the convolution but its gradient by it"
+    )
     _add_threads(what)
     what.add_argument(
         "--seconds", type=positive_number, default=2.0, metavar="S", help="per shape (default 2)"
