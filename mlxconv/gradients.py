@@ -17,7 +17,7 @@ import numpy as np
 from mlxconv import recycling, threads
 from mlxconv.api import are_exact
 from mlxconv.arrays import as_array, dtype_named, memory_of, result_dtype
-from mlxconv.dispatch import plan
+from mlxconv.dispatch import AnyPlan, plan
 from mlxconv.kernels import outer, outer_grouped
 from mlxconv.kernels.reference import sums_mending
 from mlxconv.kernels.schedule import Schedule
@@ -123,11 +123,23 @@ def input_grad(
     arguments = q, _shape("input_shape", input_shape), dy.dtype, w.shape, w.dtype
     p, gradient = (_known_by_input if are_exact(q) else _by_input)(*arguments)
     _check_cotangent(p, dy)
-    computed = plan(gradient)
-    filters = _by_group(w, p.groups, not p.flip)
-    if p.groups == 1 or not computed.reads(filters):
-        filters = transposed(w, p.groups, not p.flip)
+    view = _by_group(w, p.groups, not p.flip)
+    computed = _reader(gradient, view)
+    if p.groups == 1:
+        filters = view[0]
+    else:
+        filters = view if computed.reads(view) else transposed(w, p.groups, not p.flip)
     return computed.run(dy, filters, resolve(stream).threads)
+
+
+def _reader(gradient: Problem, view: np.ndarray) -> AnyPlan:
+    """The plan of a gradient: one that reads such filters where they lie, if there is one, since to
+    copy many of them takes longer than any variant gains."""
+    computed = plan(gradient)
+    if computed.variant == "dot" and not computed.reads(view):
+        direct = plan(gradient, "direct")
+        computed = direct if direct.reads(view) else computed
+    return computed
 
 
 def _by_input(
@@ -173,20 +185,16 @@ def weight_grad(
     x, dy = (np.ascontiguousarray(a, dtype) for a in (x, dy))
     dw = np.zeros(p.weight_shape, dtype)
     if dw.size and dy.size and x.size:
-        dw = _undilated(p, x, dy, resolve(stream).threads)
-    if q.flip:
-        dw = np.flip(dw, tuple(range(1, dw.ndim - 1)))
+        dw = _undilated(p, x, dy, q.flip, resolve(stream).threads)
     return np.ascontiguousarray(dw, dtype_named(result_dtype(x_type, dy_type)))
 
 
 def transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
-    """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: a view if there is
-    one, else a copy.  As many channels are copied at a time as share a cache line, which is then
-    read from L2 for all but the first."""
+    """Filters (O, K, C / groups) as (C, K, O / groups), turned round if asked: a copy.  As many
+    channels are copied at a time as share a cache line, which is then read from L2 for all but the
+    first."""
     by_group = _by_group(w, groups, flip)
     _, C, *K, filters = by_group.shape
-    if groups == 1 or C == 1:
-        return by_group.reshape(groups * C, *K, filters)
     turned = np.empty(by_group.shape, w.dtype)
     for tap in np.ndindex(*K):
         for c in range(0, C, 16):
@@ -196,52 +204,62 @@ def transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
 
 
 def _by_group(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:
-    """The same as a view (groups, C / groups, K, O / groups)."""
+    """The same, (groups, C / groups, K, O / groups), as a view."""
     view = w[(slice(None), *(slice(None, None, -1 if flip else 1),) * (w.ndim - 2))]
     view = view.reshape(groups, w.shape[0] // groups, *w.shape[1:])
     return np.moveaxis(view, (1, -1), (-1, 1))
 
 
-def _undilated(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
-    """The gradient by the filters, of an input that may be dilated: as that of the transposed
-    convolution, in which input and result change places, or else with zeros between the input's
-    elements, where outputs are a step apart as well."""
+def _undilated(
+    p: Problem, x: np.ndarray, dy: np.ndarray, flip: bool, workers: int | None
+) -> np.ndarray:
+    """The gradient by the filters, turned round if asked, of an input that may be dilated: as that
+    of the transposed convolution, in which input and result change places, or else with zeros
+    between the input's elements, where outputs are a step apart as well."""
+    if max(p.input_dilation) > 1 and max(p.stride) == 1:
+        return _swapped(p, x, dy, flip, workers)
     if max(p.input_dilation) == 1:
-        channels = p.C // p.groups
-        if 1 < channels <= NARROW and p.groups > 1 and outer_grouped.refuses(p):
-            return _by_channel(p, channels, x, dy, workers)
-        return _summed(p, p, x, x, dy, workers)
-    rank = len(p.L)
-    if max(p.stride) == 1:
-        low = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
-        turned = p._replace(
-            L=p.output_L,
-            C=p.O,
-            O=p.C,
-            padding_lo=low,
-            stride=p.input_dilation,
-            input_dilation=(1,) * rank,
-        )
-        turned = _with_outputs(turned, p.L)
-        dw = _summed(turned, turned, dy, dy, x, workers)
-        return transposed(dw, p.groups, True)
-    spread = np.zeros((p.N, *p.dilated_L, p.C), x.dtype)
-    spread[(slice(None), *(slice(None, None, step) for step in p.input_dilation))] = x
-    whole = p._replace(L=p.dilated_L, input_dilation=(1,) * rank)
-    return _summed(whole, p, spread, x, dy, workers)
+        by_channel = p.groups > 1 and 1 < p.C // p.groups <= NARROW and not outer_grouped.takes(p)
+        dw = _by_channel(p, x, dy, workers) if by_channel else _summed(p, p, x, x, dy, workers)
+    else:
+        spread = np.zeros((p.N, *p.dilated_L, p.C), x.dtype)
+        spread[(slice(None), *(slice(None, None, step) for step in p.input_dilation))] = x
+        whole = p._replace(L=p.dilated_L, input_dilation=(1,) * len(p.L))
+        dw = _summed(whole, p, spread, x, dy, workers)
+    return np.flip(dw, tuple(range(1, dw.ndim - 1))) if flip else dw
 
 
 NARROW = 4  # channels of a group, at the most, that are taken one by one: 0.9-6x the speed
 
 
-def _by_channel(
-    p: Problem, channels: int, x: np.ndarray, dy: np.ndarray, workers: int | None
-) -> np.ndarray:
+def _by_channel(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
     """The gradient by the filters of narrow groups: the first channels of all groups are a
     depthwise problem, and so are the second ones, ..."""
-    q = p._replace(C=p.groups)
+    q, channels = p._replace(C=p.groups), p.C // p.groups
     parts = (x[..., c::channels] for c in range(channels))
     return np.concatenate([_summed(q, q, part, part, dy, workers) for part in parts], axis=-1)
+
+
+def _swapped(
+    p: Problem, x: np.ndarray, dy: np.ndarray, flip: bool, workers: int | None
+) -> np.ndarray:
+    """The same, as the gradient of the convolution of `dy` that has the result `x`: of its filters
+    channels and filters have changed places, and taps are turned round."""
+    swapped = p._replace(
+        L=p.output_L,
+        C=p.O,
+        O=p.C,
+        padding_lo=tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True)),
+        stride=p.input_dilation,
+        input_dilation=(1,) * len(p.L),
+    )
+    swapped = _with_outputs(swapped, p.L)
+    if not outer_grouped.takes(swapped):
+        mode = outer.TURNED | (0 if flip else outer.FLIPPED)
+        dw, suspect = _sums(swapped, dy, x, workers, mode)
+        if not suspect:
+            return dw.reshape(p.weight_shape)
+    return transposed(_summed(swapped, swapped, dy, dy, x, workers), p.groups, not flip)
 
 
 def _summed(
@@ -249,21 +267,30 @@ def _summed(
 ) -> np.ndarray:
     """The gradient of `p`.  NaN that a zero may have made are computed anew, from the problem `q`
     as it was asked and the input as it was `given`."""
-    sums, memory = _schedule(p), memory_of(x)
-    pieces = dict(sums.split)["pieces"]
-    parts = recycling.array((pieces, *p.weight_shape), dy.dtype)
-    arrays = (memory.flat, dy.ravel(), parts.reshape(-1))
-    suspect = threads.run(sums, laid_out(sums, memory), arrays, workers)
-    dw: np.ndarray = parts[0] if pieces == 1 else parts.sum(axis=0)
-    if (suspect and sums.suspects) or (p is not q and np.isnan(dw).any()):
+    dw, suspect = _sums(p, x, dy, workers)
+    if suspect or (p is not q and np.isnan(dw).any()):
         mending = sums_mending(q)
         threads.run(mending, mending.compile(), (given.ravel(), dy.ravel(), dw.ravel()), workers)
     return dw
 
 
+def _sums(
+    p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None, mode: int = 0
+) -> tuple[np.ndarray, bool]:
+    """The gradient of `p` in the order of the `mode`, see `outer`, and whether some NaN may be of a
+    zero's making."""
+    sums, memory = _schedule(p, mode), memory_of(x)
+    pieces = dict(sums.split)["pieces"]
+    parts = recycling.array((pieces, *p.weight_shape), dy.dtype)
+    arrays = (memory.flat, dy.ravel(), parts.reshape(-1))
+    suspect = threads.run(sums, laid_out(sums, memory), arrays, workers)
+    dw: np.ndarray = parts[0] if pieces == 1 else parts.sum(axis=0)
+    return dw, suspect and sums.suspects
+
+
 @lru_cache(maxsize=1024)
-def _schedule(p: Problem) -> Schedule:
-    return outer.schedule(p) if outer_grouped.refuses(p) else outer_grouped.schedule(p)
+def _schedule(p: Problem, mode: int = 0) -> Schedule:
+    return outer_grouped.schedule(p) if outer_grouped.takes(p) else outer.schedule(p, mode)
 
 
 def _with_outputs(p: Problem, extents: Ints) -> Problem:

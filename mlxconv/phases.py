@@ -23,7 +23,7 @@ import numpy as np
 
 from mlxconv.arrays import REAL_OF
 from mlxconv.fft import FourierPlan
-from mlxconv.kernels.geometry import set_output_layout, strides_of
+from mlxconv.kernels.geometry import copy_of, set_output_layout, strides_of
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.plan import Packed, Plan, Planned, elements_of
 
@@ -163,7 +163,7 @@ def woven(schedule: Schedule, p: "Problem", weave: Weave) -> Schedule | None:
     """`schedule` with outputs that go where they belong in the output of `p`, if they can."""
     if not schedule.by_line or schedule.geometry["phases"][0] > 1:
         return None
-    geometry = schedule.geometry.copy()
+    geometry = copy_of(schedule.geometry)
     set_output_layout(geometry, *weave.layout(p))
     return replace(schedule, geometry=geometry)
 

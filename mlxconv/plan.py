@@ -10,7 +10,7 @@ from mlxconv import recycling, threads
 from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of, real_view
 from mlxconv.forks import cached_property
 from mlxconv.kernels.elements import widened
-from mlxconv.kernels.geometry import set_filter_layout, set_input_layout
+from mlxconv.kernels.geometry import copy_of, set_filter_layout, set_input_layout
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
 
@@ -323,10 +323,10 @@ def laid_out(
     with an axis of so many groups or banks before all others."""
     geometry = given = schedule.compile()
     if layout is not None and layout.strides is not None:
-        geometry = given.copy()
+        geometry = copy_of(given)
         set_input_layout(geometry, layout.offset, layout.strides)
     if filters is not None and filters.strides is not None:
-        geometry = given.copy() if geometry is given else geometry
+        geometry = copy_of(given) if geometry is given else geometry
         set_filter_layout(geometry, filters.offset, filters.strides, leading)
     return geometry
 

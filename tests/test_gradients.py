@@ -110,11 +110,11 @@ def test_narrow_groups(C, O, groups, bad, monkeypatch):
         dy = integer_array(rng, y.shape, "f4")
         dy.flat[0] += bad
         results = []
-        for narrow, refusal in ((8, None), (8, "no"), (0, "no")):
+        for narrow, over_groups in ((8, True), (8, False), (0, False)):
             with monkeypatch.context() as m:
                 m.setattr(gradients, "NARROW", narrow)
-                if refusal:
-                    m.setattr(outer_grouped, "refuses", lambda p: p.groups < p.C)
+                if not over_groups:
+                    m.setattr(outer_grouped, "takes", lambda p: p.groups == p.C)
                 gradients._schedule.cache_clear()
                 sums = mlxconv.conv_general_weight_grad(x, dy, shape, groups=groups, **parameters)
             results.append(sums)

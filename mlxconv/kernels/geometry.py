@@ -246,6 +246,11 @@ def geometry_of(p: "Problem") -> np.ndarray:
     return g
 
 
+def copy_of(g: np.ndarray) -> np.ndarray:
+    """A copy of a GEOMETRY record, as bytes: field by field NumPy takes 20 us."""
+    return g.view(np.uint8).copy().view(g.dtype).view(type(g))
+
+
 def strides_of(shape: Sequence[int]) -> list[int]:
     """Of a C-contiguous array, in elements."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]

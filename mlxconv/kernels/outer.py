@@ -39,7 +39,7 @@ from mlxconv.kernels.window import (
 )
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import broadcast, fma, load, load_n, store, zero
+from mlxconv.simd.words import broadcast, fma, load, load_n, store, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -52,6 +52,7 @@ FILTERS = 64  # of a job, at the least, where there are jobs enough
 SUMS_BYTES = 1 << 17  # of a job, at the most, if there are more filters: a quarter of a small L2
 JOBS = 8  # at the least, if there is work for so many
 WORTH_A_PIECE = 512  # positions
+TURNED, FLIPPED = 1, 2  # bits of the mode: written as (C, taps, O), and with taps turned round
 STRIP_BYTES = 1 << 18  # of input: a quarter of L2
 
 
@@ -156,23 +157,40 @@ def gradient_copies(NV, vec):
 @lru_cache
 def sum_writers(vec):
     """write_sums for numbers of the type of `vec`."""
-    LANES, NR = vec.lanes, tile()[1] * vec.lanes
+    LANES, NR, TURNED_, FLIPPED_ = vec.lanes, tile()[1] * vec.lanes, TURNED, FLIPPED
     turn_whole, turn_edges, is_finite = squares(vec, True), squares(vec, False), finite(vec)
 
     @kernel
-    def write_sums(data, sums, to, filters, columns):
-        """The sums of one job as they lie in the filters; whether none is a NaN or an infinity."""
-        y, a = data.y, sums.a
-        for o in range(0, filters, NR):
-            n = min(NR, filters - o)
-            whole = n // LANES * LANES
-            for c in range(0, columns, LANES):
-                source, at = sums.at + o // NR * sums.step + c * NR, to + o * columns + c
-                packed = whole if c + LANES <= columns else 0
-                turn_whole(a, source, NR, y, at, packed, columns, LANES)
-                rest, left = at + packed * columns, min(LANES, columns - c)
-                turn_edges(a, source + packed, NR, y, rest, n - packed, columns, left)
-        return is_finite(y, to, filters * columns)
+    def write_rows(g, sums, y, to, filters, columns):
+        """y[to + (c*taps + tap)*O + o] = sums of filter o, channel c and tap, these perhaps from
+        the last to the first."""
+        taps = columns // g.C
+        for o in range(0, filters, LANES):
+            source = sums.at + o // NR * sums.step + o % NR
+            for i in range(columns):
+                tap, c = i // g.C, i % g.C
+                tap = taps - 1 - tap if g.mode & FLIPPED_ else tap
+                v = load(vec, sums.a, source + i * NR)
+                store_n(v, y, to + (c * taps + tap) * g.O + o, filters - o)
+
+    @kernel
+    def write_sums(data, sums, unit, first, filters, columns):
+        """The sums of filters from `first` on as they lie in the filters, of piece and group
+        `unit`; whether none is a NaN or an infinity."""
+        g, y, a = data.geometry[0], data.y, sums.a
+        if g.mode & TURNED_:
+            write_rows(g, sums, y, unit * g.O * columns + first, filters, columns)
+        else:
+            for o in range(0, filters, NR):
+                n = min(NR, filters - o)
+                whole, to = n // LANES * LANES, (unit * g.O + first + o) * columns
+                for c in range(0, columns, LANES):
+                    source = sums.at + o // NR * sums.step + c * NR
+                    packed = whole if c + LANES <= columns else 0
+                    turn_whole(a, source, NR, y, to + c, packed, columns, LANES)
+                    rest, left = to + c + packed * columns, min(LANES, columns - c)
+                    turn_edges(a, source + packed, NR, y, rest, n - packed, columns, left)
+        return is_finite(a, sums.at, -(-filters // NR) * sums.step)
 
     return write_sums
 
@@ -219,16 +237,16 @@ def range_kernel(elements, NV, vec, SETS, add, write_sums):
             clear(data.scratch, sums.at, SETS * (p1 - p0) * sums.step)
             for b in range(piece * blocks // pieces, (piece + 1) * blocks // pieces):
                 add_block(data, locate(g, b), group, o, filters, sums)
-            to = ((piece * g.groups + group) * g.O + o) * columns
-            if not write_sums(data, sums, to, filters, columns):
+            if not write_sums(data, sums, piece * g.groups + group, o, filters, columns):
                 data.counters[SUSPECT] = 1
 
     return outer
 
 
-def schedule(p: "Problem") -> Schedule:
+def schedule(p: "Problem", mode: int = 0) -> Schedule:
     """Sums over pieces of the positions, for an input that is not dilated; the result is an array
-    (pieces, *weight_shape), `pieces` being the first number of the split."""
+    (pieces, *weight_shape), `pieces` being the first number of the split, or (pieces, groups, C,
+    *K, O) where they are TURNED."""
     elements = Elements(p.dtype, p.dtype)
     vec, g = vec_of(elements.dtype, processor.vector_bytes()), geometry_of(p)
     NR, itemsize = tile()[1] * vec.lanes, np.dtype(elements.dtype).itemsize
@@ -238,6 +256,7 @@ def schedule(p: "Problem") -> Schedule:
     if most * parts * p.groups < JOBS:
         parts = max(parts, min(-(-JOBS // (most * p.groups)), panels))
     g["NR"], g["panels"], g["panel_blocks"], g["pitch"] = NR, panels, parts, NR
+    g["mode"] = mode
     of_job = -(-panels // parts) * NR
     positions = min(POSITIONS, max(POSITIONS // 4, STRIP_BYTES // (of_job * itemsize)))
     kernel = range_kernel(elements, tile()[1], vec, 1, products(vec), sum_writers(vec))

@@ -119,8 +119,9 @@ def sum_writers(vec):
     LANES, SETS_ = vec.lanes, SETS
 
     @kernel
-    def write_sums(data, sums, to, filters, columns):
+    def write_sums(data, sums, unit, first, filters, columns):
         """The sums of one job as they lie in the filters; whether there is no NaN among them."""
+        to = (unit * data.geometry[0].O + first) * columns
         a, apart, known = sums.a, -(-filters // LANES) * sums.step, True
         for p in range(0, filters, LANES):
             o = max(0, min(p, filters - LANES))
@@ -137,9 +138,9 @@ def sum_writers(vec):
     return write_sums
 
 
-def refuses(p: "Problem") -> str:
-    """Why these sums cannot be formed so for `p`; empty if they can."""
-    return grouped.refuses(p) if 1 < p.groups < p.C else "" if p.groups > 1 else "one group"
+def takes(p: "Problem") -> bool:
+    """Whether these sums can be formed so: of depthwise problems, and groups that fill vectors."""
+    return p.groups > 1 and (p.groups == p.C or not grouped.refuses(p))
 
 
 def schedule(p: "Problem") -> Schedule:
