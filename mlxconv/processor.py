@@ -74,6 +74,11 @@ def caches() -> Caches:
     return Caches(sizes["1"], sizes["2"], sizes["3"], ways)
 
 
+def far_bytes() -> int:
+    """The size from which an array that is written has left the caches since it was last."""
+    return caches().L3_bytes // 4
+
+
 def lines_per_set(step_bytes: int, rows: int) -> int:
     """Of so many rows, as far apart, those that fall into one set of L1: more than it has ways
     push each other out before their next element is read."""

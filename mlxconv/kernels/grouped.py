@@ -39,7 +39,7 @@ from mlxconv.kernels.schedule import (
     schedule_of,
 )
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import broadcast_each, fma, load, repeat, store, store_n, zero
+from mlxconv.simd.words import broadcast_each, fma, load, prefetch, repeat, store, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -85,6 +85,7 @@ def micro_kernel(GROUP, CHANNELS, TAPS, MR, NV, vec):
     LANES, ROWS = vec.lanes, MR + TAPS - 1
     TURNS = CHANNELS or 1  # channels of each group that one load brings
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
+    FAR = processor.far_bytes() // vec.dtype.itemsize
 
     @kernel
     def grouped_tile(x, runs, panel, y, positions, filters, mode):
@@ -99,6 +100,10 @@ def micro_kernel(GROUP, CHANNELS, TAPS, MR, NV, vec):
             l = min(i, positions - MR)
             for p in range(0, filters, LANES):  # second loop: panels, the last one overlapping
                 o = min(p, filters - LANES) if mode & OVERLAPS_ else p
+                at = y.at + l * y.step + o
+                if y.a.size > FAR:
+                    for m in static_range(MR):
+                        prefetch(vec, y.a, at + m * y.step)
                 for m in static_range(MR):
                     acc[m] = zero(vec)
                 for r in range(runs.count):  # first loop: taps of a line and channels
@@ -123,7 +128,6 @@ def micro_kernel(GROUP, CHANNELS, TAPS, MR, NV, vec):
                                 for t in static_range(TURNS):
                                     x_m = spread(x.a, x_r + c + m * x.step + s * runs.step, C, t)
                                     acc[m] = fma(x_m, w[t], acc[m])
-                at = y.at + l * y.step + o
                 if o + LANES <= filters:
                     for m in static_range(MR):
                         store(acc[m], y.a, at + m * y.step)

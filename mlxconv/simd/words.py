@@ -284,6 +284,19 @@ def _store(context, builder, sig, args):
     return context.get_dummy_value()
 
 
+def prefetch(vec, a, i):
+    """Have the cache line of a[i] brought to L1, to be written; a hint, for any offset."""
+    return
+
+
+@lowers(prefetch, lambda vec, a, i: _check(vec, a, i, writes=True) and types.void)
+def _prefetch(context, builder, sig, args):
+    p = _pointer(context, builder, sig, args, 1, ir.IntType(8))
+    hints = [_i32(1), _i32(3), _i32(1)]  # to write, to L1, data
+    _intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [p, *hints])
+    return context.get_dummy_value()
+
+
 def store_n(v, a, i, n):
     """Write the first n lanes of `v` to a[i], ..., a[i+n-1] and nothing behind them; n may be
     less than 0, none, or more than there are, all."""

@@ -23,6 +23,7 @@ from mlxconv.simd.words import (
     load,
     load_n,
     odd_parts,
+    prefetch,
     repeat,
     store,
     store_n,
@@ -111,6 +112,15 @@ def _store(vec):
     return store_probe
 
 
+def _prefetch(vec):
+    def prefetch_probe(a, i, n, y, j):
+        prefetch(vec, y, j)
+        prefetch(vec, y, j + 4096)  # a hint, wherever that is
+        store(load(vec, a, i), y, j)
+
+    return prefetch_probe
+
+
 def _store_n(vec):
     def store_n_probe(a, i, n, y, j):
         store_n(load(vec, a, i), y, j, n)
@@ -152,6 +162,7 @@ PROBES = {
     "fma": _fma,
     "store": _store,
     "store_n": _store_n,
+    "prefetch": _prefetch,
 }
 COUNTED = ("load_n", "store_n")
 OF_PARTS = {"even_parts", "odd_parts"}
@@ -352,7 +363,10 @@ def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
 
 # ---------------------------------------------------------------- typing
 
-READING, WRITING = ("load", "load_n", "broadcast", "broadcast_each"), ("store", "store_n")
+READING, WRITING = (
+    ("load", "load_n", "broadcast", "broadcast_each"),
+    ("store", "store_n", "prefetch"),
+)
 READ_ONLY = np.zeros(64)
 READ_ONLY.flags.writeable = False
 
