@@ -79,10 +79,11 @@ def spreads(GROUP, CHANNELS, vec):
 
 
 @lru_cache
-def micro_kernel(GROUP, CHANNELS, TAPS, MR, NV, vec):
+def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
-    which has CHANNELS, or any number if that is 0."""
-    LANES, ROWS = vec.lanes, MR + TAPS - 1
+    which has CHANNELS, or any number if that is 0.  Where they slide, positions are STRIDE taps
+    apart."""
+    LANES, ROWS = vec.lanes, (MR - 1) * STRIDE + TAPS
     TURNS = CHANNELS or 1  # channels of each group that one load brings
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
     FAR = processor.far_bytes() // vec.dtype.itemsize
@@ -116,10 +117,12 @@ def micro_kernel(GROUP, CHANNELS, TAPS, MR, NV, vec):
                                     at_k = w_r + ((s + k) * C + c + t) * LANES
                                     w[k] = load(vec, panel.a, at_k)
                                 for j in static_range(ROWS):
-                                    x_j = spread(x.a, x_r + c + (s + j) * x.step, C, t)
+                                    x_j = spread(x.a, x_r + c + (s + j) * runs.step, C, t)
                                     for k in static_range(TAPS):
-                                        if 0 <= j - k < MR:
-                                            acc[j - k] = fma(x_j, w[k], acc[j - k])
+                                        if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
+                                            acc[(j - k) // STRIDE] = fma(
+                                                x_j, w[k], acc[(j - k) // STRIDE]
+                                            )
                     for s in range(blocked, runs.length):
                         for c in range(0, C, TURNS):
                             for t in static_range(TURNS):
@@ -157,25 +160,34 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
     """The schedule with a tile for so many taps along a line.  Rows serve several taps where
     neighbouring positions meet the same ones, and lie in lines no shorter than a tile, since
     windows of shorter ones are copied one by one."""
-    slides = p.stride[-1] == p.kernel_dilation[-1] == 1
-    tile = _tile(p, slides)
+    stride = _taps_apart(p)
+    tile = _tile(p, stride)
     while lanes_of(p) // tile.share >= 2 * p.O and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
-    taps = taps_of(p.K[-1]) if slides and p.output_L[-1] >= tile.shape[0] else 1
+    taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
     layout = Layout(over_groups=True, repeats=repeats, tap_block=taps)
-    return schedule_of(p, partial(kernel_of, taps), tile, layout)
+    return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 
 
-def _tile(p: "Problem", slides: bool) -> Tile:
+def _taps_apart(p: "Problem") -> int:
+    """How many taps neighbouring positions are apart, where rows of x serve several of them; else
+    0.  Groups that fill a vector load and spread each channel of every row: of those that serve
+    one or two taps there are more than multiply-adds would read."""
+    stride, rest = divmod(p.stride[-1], p.kernel_dilation[-1])
+    most = 1 if p.O // p.groups == lanes_of(p) else 2
+    return stride if rest == 0 and stride <= most else 0
+
+
+def _tile(p: "Problem", stride: int) -> Tile:
     """The tile that takes least time for a line: the first where each multiply-add loads its
     operand, where rows of several channels want more registers, where a line is shorter than the
     second, and where the rows of that one crowd a set of L1."""
     few, many = TILES[processor.registers()]
-    W, rows = p.output_L[-1], many.shape[0] + taps_of(p.K[-1]) - 1
+    W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])
     step = p.C * processor.vector_bytes() // lanes_of(p)
-    crowded = processor.lines_per_set(step, rows) > processor.caches().L1_ways
+    crowded = processor.lines_per_set(step, rows) >= processor.caches().L1_ways
     long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W
-    if crowded or not (slides and long):
+    if crowded or not (stride and long):
         return few
     return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)
 
