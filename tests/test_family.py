@@ -269,7 +269,12 @@ LINES = [  # input, filters, parameters: blocks of several lines, near and far t
     ((1, 13, 40, 8), (20, 4, 2, 4), {"padding": (4, 1), "groups": 2, "dilation": (4, 1)}),
     ((1, 5, 7, 30, 8), (32, 3, 3, 3, 8), {"padding": 1}),
     ((1, 8, 400, 32), (32, 3, 3, 1), {"padding": 1, "groups": 32}),
+    ((2, 9, 61, 40), (40, 3, 3, 1), {"padding": 1, "groups": 40, "stride": 2}),
+    ((1, 4, 30, 48), (48, 5, 9, 1), {"padding": (9, 20), "groups": 48, "dilation": (2, 3)}),
 ]
+
+
+IN_PARTS = ((4, 2, False), (99, 2, False), (3, 4, False), (3, 2, True), (99, 4, True))
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64", "float16", "complex64"))
@@ -283,12 +288,14 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
     steps = (p.stride, p.padding_lo, p.padding_hi, p.kernel_dilation, p.input_dilation, p.groups)
     exact = reference(x, w, *steps, dtype=kind).astype(dtype)
     blocks, lanes = set(), lanes_of(as_real(p))
-    for sharing in ((1, 1), (2, 1), (3, 1), (99, 1), (4, 2), (99, 2), (3, 4)):
-        lines, parts = min(sharing[0], p.output_L[-2]), sharing[1]
+    may_stay = p.groups == p.C == p.O and dtype in ("float32", "float64")
+    whole = (1, 2, 3, 99)
+    for sharing in (*((n, 1, False) for n in whole), *((n, 1, True) for n in whole), *IN_PARTS):
+        lines, parts, in_place = min(sharing[0], p.output_L[-2]), *sharing[1:]
         splits = p.groups == p.C == p.O and p.O % (parts * lanes) == 0 and dtype != "complex64"
-        if parts > 1 and not splits:
+        if (parts > 1 and not splits) or (in_place and not may_stay):
             continue
-        monkeypatch.setattr(blocking, "sharings", lambda *_, s=(lines, parts): [s])
+        monkeypatch.setattr(blocking, "sharings", lambda *_, s=(lines, parts, in_place): [s])
         plan.cache_clear()
         found = plan(p)
         blocks.add(found.schedule.split)
@@ -296,6 +303,17 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
             assert np.array_equal(found.run(x, w, threads), exact), sharing
     plan.cache_clear()
     assert len(blocks) > 1 or not found.schedule.by_line
+
+
+@pytest.mark.parametrize(("channels", "taps", "stride"), [(512, 31, 1), (512, 5, 2), (1024, 27, 1)])
+def test_rows_that_crowd_a_set_of_the_cache(channels, taps, stride):
+    """Exact, with room between the rows of strips, and where windows of many taps are copied."""
+    rng = np.random.default_rng(6)
+    x = integer_array(rng, (2, 70, channels), "float32", 3)
+    w = integer_array(rng, (channels, taps, 1), "float32", 3)
+    pad = taps // 2
+    exact = reference(x, w, (stride,), (pad,), (pad,), (1,), (1,), channels, dtype=np.float64)
+    assert np.array_equal(mlxconv.conv1d(x, w, stride, pad, groups=channels), exact)
 
 
 APART = [  # input, filters, parameters: of each road that packs

@@ -31,6 +31,21 @@ def crowding(step: int, MR: int, itemsize: int) -> float:
     return max(1.0, processor.lines_per_set(step * itemsize, MR) / processor.caches().L1_ways)
 
 
+MANY_TAPS = 24  # of a window along a line: to copy its rows takes less than crowded ones cost
+
+
+def space_rows(g: np.ndarray, lanes: int, itemsize: int) -> None:
+    """Leave a vector between the rows of a strip, where those that a depthwise tile reads crowd a
+    set of L1 by the two lines that each load meets which is not aligned.  Windows of many taps are
+    copied then, unless few rows crowd: 512 channels, 31 taps 1.35x as fast."""
+    stride, dilation, K = (int(g[name][0, 2]) for name in ("stride", "dilation", "K"))
+    rows = (int(g["MR"][0]) - 1) * stride // dilation + int(g["tap_block"][0])
+    crowded = crowding(int(g["width"][0]), 2 * rows, itemsize)
+    g["width"] += lanes if crowded > 1 else 0
+    if crowded >= 1.5 and K >= MANY_TAPS and g["tap_block"][0] > 1:
+        g["stays"] = False
+
+
 def met(g: np.ndarray) -> np.ndarray:
     """For each tap of a line, the share of the positions that meet the input with it."""
     names = ("out", "L", "K", "stride", "dilation", "padding")
@@ -38,6 +53,12 @@ def met(g: np.ndarray) -> np.ndarray:
     first = np.arange(K) * dilation - padding  # the row that a tap of the first window meets
     lo, hi = np.maximum(0, -(first // stride)), np.minimum(W, (L - 1 - first) // stride + 1)
     return np.maximum(0, hi - lo) / W
+
+
+def whole_windows(L: int, W: int, K: int, stride: int, dilation: int, padding: int) -> int:
+    """The positions of a line of W whose windows lie inside the input."""
+    lo = min(W, max(0, -(-padding // stride)))
+    return max(0, min(W, (L - 1 - (K - 1) * dilation + padding) // stride + 1) - lo)
 
 
 GATHER_FLOP = 35  # per element, and for what its blocks, of fewer positions, read again
@@ -107,34 +128,39 @@ def line_blocks(
     if few:
         shares = min(-(-4 * processor.cores() // (groups * panels)), int(g["tiles"][0]))
         g["blocks"] = max(shares, -(-W // positions))
-    lines, parts = min(sharings(g, itemsize), key=lambda s: _cycles(g, elements, *s))
+    lines, parts, in_place = min(sharings(g, itemsize), key=lambda s: _cycles(g, elements, *s))
+    g["in_place"] = in_place
     g["line_blocks"] = -(-int(g["out"][0, 1]) // lines)
     if parts > 1:
         in_parts(g, parts)
     return strip_elements(g, lines, block_rows(g, True))
 
 
-# The time of a block of lines, in cycles of one core.  Fitted to 230 measured choices for 27
+# The time of a block of lines, in cycles of one core.  Fitted to 414 measured choices for 30
 # depthwise problems on two cores with AVX-512, where the choice of the least is 1 % from the best.
-MULTIPLY_ADD = 0.7  # of vectors; depthwise a window that shares no rows with the next takes
-APART = 1.2  # that long, since each operand is loaded
+MULTIPLY_ADD = 0.8  # of vectors; depthwise a window that shares no rows with the next takes
+APART = 1.4  # that long, since each operand is loaded
 TILE = 12  # beside those
 COPY = 3.5  # of a vector to a strip; four times as long where the type is converted
-ROW = 6  # of a strip that is apart from the one before
+ROW = 4  # of a strip that is apart from the one before
 PART = 1500  # to begin a part of a block
+EDGE = 3.0  # a multiply-add of a position that comes by itself
+LINE = 200  # to begin the positions of a line that are read in place, or one of them
 LAST = 0.2  # blocks that some worker waits for in the end
 
 LINES = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 56)
 LEAST_CHANNELS = 96  # of a part, lest rows be too short
 
 
-def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int]]:
-    """(lines of a block, parts of the channels): the ways to share out an image.
+def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int, bool]]:
+    """(lines of a block, parts of the channels, in place): the ways to share out an image.
 
     Blocks of several lines copy the input that these share once.  Channels of a depthwise problem
-    are split where strips of all of them leave no room for lines."""
+    are split where strips of all of them leave no room for lines; nothing is copied where its lines
+    are read in place."""
     H, filters, NR = int(g["out"][0, 1]), int(g["O"][0]), int(g["NR"][0])
-    yield 1, 1
+    ways = (False, True) if g["in_place"][0] else (False,)
+    yield from ((1, 1, in_place) for in_place in ways)
     splits = g["panel_channels"][0] and g["stays"][0] and filters % NR == 0
     most = filters // LEAST_CHANNELS if splits else 1
     choices = {-(-H // -(-H // n)) for n in LINES if H > 1}  # blocks of one size
@@ -143,30 +169,38 @@ def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int]]:
         if parts == 1 or filters % (parts * NR) == 0:
             for lines, strip in strips.items():
                 if strip // parts * itemsize <= processor.caches().L2_bytes // 2:
-                    yield lines, parts
+                    yield from ((lines, parts, in_place) for in_place in ways)
 
 
-def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int) -> float:
+def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place: bool) -> float:
     """What a sharing takes, all told, on all cores."""
-    (_, H, W), (_, _, L), (_, _, K) = (g[name][0].tolist() for name in ("out", "L", "K"))
-    stride, dilation = int(g["stride"][0, 2]), int(g["dilation"][0, 2])
+    H = int(g["out"][0, 1])
+    names = ("L", "out", "K", "stride", "dilation", "padding")
+    L, W, K, stride, dilation, padding = (int(g[name][0, 2]) for name in names)
     MR, blocks, rows = int(g["MR"][0]), int(g["blocks"][0]), block_rows(g, True)
     lanes = processor.vector_bytes() // np.dtype(elements.dtype).itemsize
     vectors = max(1, int((g["panels"] * g["NR"])[0]) // lanes)
-    apart = g["panel_channels"][0] and stride != dilation
+    apart = g["panel_channels"][0] and g["tap_block"][0] == 1
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     tile = vectors * (TILE + MR * window * (APART if apart else MULTIPLY_ADD))
     strip = strip_elements(g, lines, rows) / parts
     copies = strip / lanes * COPY * (4 if elements.converts else 1)
     if parts > 1:
         copies += ROW * strip * parts / int(g["width"][0])
-    reach = (W - 1) * stride + (K - 1) * dilation - int(g["padding"][0, 2])
+    reach = (W - 1) * stride + (K - 1) * dilation - padding
     if g["stays"][0] and not elements.converts:
-        if g["padding"][0, 2] <= 0 and reach < L:
+        if padding <= 0 and reach < L:
             copies = 0.0
         elif lines == 1:
             copies = min(copies, 2 * tile + 2 * PART)
-    block = lines * -(-rows // MR) * tile / parts + copies + PART
+    if in_place:
+        ends = W - whole_windows(L, W, K, stride, dilation, padding)
+        middle = rows - ends if rows - ends >= MR else 0
+        by_itself = LINE + vectors / parts * window * EDGE
+        line = LINE + -(-middle // MR) * tile / parts + (rows - middle) * by_itself
+        block = lines * line + PART
+    else:
+        block = lines * -(-rows // MR) * tile / parts + copies + PART
     images = int((g["N"] * g["out"][0, 0] * g["group_blocks"] * g["panel_blocks"])[0])
     jobs = images * -(-H // lines) * blocks * parts
     return block * (-(-jobs // processor.cores()) + LAST)

@@ -74,6 +74,9 @@ GEOMETRY = np.dtype(
         ("strips", "i8"),  # address of what copies a block's input
         ("pack", "i8"),  # of what packs a panel
         ("run", "i8"),  # of what computes a block
+        ("edge", "i8"),  # of the micro-kernel of one position
+        ("lines", "i8"),  # of what computes a block whose lines are read where they lie
+        ("in_place", "i8"),  # whether blocks are such, where the channels of x are neighbours
         ("overlaps", "i8"),  # whether the last panel starts earlier, so that all are whole
         ("tap_block", "i8"),  # taps of a line that are summed channel by channel, see grouped.py
         ("panels", "i8"),  # panels of NR filters in a group
@@ -81,7 +84,7 @@ GEOMETRY = np.dtype(
         ("panel_blocks", "i8"),  # parts the panels are split into, when the lines are few
         ("group_blocks", "i8"),  # parts the groups are split into
         ("group_channels", "i8"),  # input channels from one group to the next
-        ("mode", "i8"),  # of the micro-kernel: direct: rows first; over groups: bits of schedule.py
+        ("mode", "i8"),  # of the micro-kernel: direct: rows first; over groups: bits, see below
         ("block_at", "i8"),  # where in scratch outputs are kept until they are rounded
         ("panels_at", "i8"),  # where in scratch filters are packed that workers do not share
         ("steps", "i8"),  # range kernels to run, one after the other
@@ -104,6 +107,7 @@ class Data(NamedTuple):
     counters: Any  # whether padding may have met a weight it must not; jobs taken, by worker
 
 
+OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
 SUSPECT = 0  # the counter that is a flag
 FILTERS, OUTPUTS = 1, 2  # whose infinities may have met a zero that is not of the data
 PACKED, COPIED = -1, -2  # where among its runs a worker keeps whose filters, and what input, it has
@@ -159,6 +163,15 @@ def locate(g, job):
     return Block(n, d, h, below - h, first, l1 - l0, to, g0, g1, p0, p1)
 
 
+@kernel(inline="always")
+def inside(g, block):
+    """Positions [lo, hi) of a line of `block` are those whose windows lie inside the input, as far
+    as W is concerned."""
+    stride, reach = g.stride[2], block.first + (g.K[2] - 1) * g.dilation[2]
+    lo = min(max(0, (stride - 1 - block.first) // stride), block.rows)
+    return lo, max(lo, min((g.L[2] - 1 - reach) // stride + 1, block.rows))
+
+
 COPY_FLOP = 25  # per element: what a tile could do in the time that a copy takes
 
 
@@ -173,9 +186,7 @@ def part_of(g, block, i):
     copied = block.rows * g.stride[2] * g.width * lines * COPY_FLOP
     stretched = 4 * g.MR * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
     if g.stays and block.lines == 1 and copied > stretched:
-        stride, reach = g.stride[2], block.first + (g.K[2] - 1) * g.dilation[2]
-        lo = min(max(0, (stride - 1 - block.first) // stride), hi)
-        hi = max(lo, min((g.L[2] - 1 - reach) // stride + 1, hi))
+        lo, hi = inside(g, block)
     if hi - lo < g.MR:
         lo, hi = 0, block.rows if i == 1 else 0
     if i == 0:

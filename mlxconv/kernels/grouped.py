@@ -29,15 +29,9 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from mlxconv import processor
-from mlxconv.kernels.schedule import (
-    OVERLAPS,
-    SLIDES,
-    Layout,
-    Schedule,
-    Tile,
-    lanes_of,
-    schedule_of,
-)
+from mlxconv.kernels.blocking import whole_windows
+from mlxconv.kernels.geometry import OVERLAPS, SLIDES
+from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import broadcast_each, fma, load, prefetch, repeat, store, store_n, zero
 
@@ -165,7 +159,8 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
     while lanes_of(p) // tile.share >= 2 * p.O and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
     taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
-    layout = Layout(over_groups=True, repeats=repeats, tap_block=taps)
+    edge = partial(kernel_of, 1, 1) if p.groups == p.C and repeats == 1 else None
+    layout = Layout(over_groups=True, repeats=repeats, tap_block=taps, edge=edge)
     return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 
 
@@ -180,10 +175,14 @@ def _taps_apart(p: "Problem") -> int:
 
 def _tile(p: "Problem", stride: int) -> Tile:
     """The tile that takes least time for a line: the first where each multiply-add loads its
-    operand, where rows of several channels want more registers, where a line is shorter than the
-    second, and where the rows of that one crowd a set of L1."""
+    operand, where rows of several channels want more registers, where a line, or what of it needs
+    no padding, is shorter than the second, and where the rows of that one crowd a set of L1."""
     few, many = TILES[processor.registers()]
     W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])
+    whole = whole_windows(
+        p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
+    )
+    W = whole if whole >= few.shape[0] else W
     step = p.C * processor.vector_bytes() // lanes_of(p)
     crowded = processor.lines_per_set(step, rows) >= processor.caches().L1_ways
     long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W

@@ -26,15 +26,26 @@ from mlxconv.kernels.geometry import (
     COPIED,
     OUTPUTS,
     PACKED,
+    SLIDES,
     SUSPECT,
     Panels,
     block_call,
+    inside,
     locate,
     pack_call,
     part_of,
 )
 from mlxconv.kernels.packing import finite
-from mlxconv.kernels.window import Rows, Runs, gathers, inputs, list_runs, windows
+from mlxconv.kernels.window import (
+    Rows,
+    Runs,
+    gathers,
+    inputs,
+    list_runs,
+    reach_of,
+    window_in_place,
+    windows,
+)
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import vec_of
@@ -160,6 +171,43 @@ def runs_block(elements):
 
 
 @lru_cache
+def runs_lines(elements):
+    """run_lines for these types of input and output."""
+    call_tile, SLIDES_ = tile_call(elements.dtype), SLIDES
+
+    @kernel
+    def run_lines(data, panels, block):
+        """The same for depthwise problems, of whose lines nothing is copied: positions whose
+        windows reach out of the input are computed one by one, from the taps that do not."""
+        g = data.geometry[0]
+        panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
+        lo, hi = inside(g, block)
+        if hi - lo < g.MR:
+            lo = hi = block.rows  # too few for a tile: all come one by one
+        filters = min(block.p1 * g.NR, g.O) - block.p0 * g.NR
+        d = reach_of(g, 0, block.d * g.stride[0] - g.padding[0], 1)
+        for j in range(block.lines):
+            h = reach_of(g, 1, (block.h + j) * g.stride[1] - g.padding[1], 1)
+            m = 0
+            while m < block.rows:
+                rows = hi - lo if m == lo else 1
+                w = reach_of(g, 2, block.first + m * g.stride[2], rows)
+                window = window_in_place(g, block.n, block.p0 * g.panel_channels, d, h, w)
+                runs = list_runs(data.runs, g, window)
+                tile, mode = (g.tile, g.mode) if rows > 1 else (g.edge, g.mode & ~SLIDES_)
+                to = block.to + j * g.y_step[1] + m * g.y_step[2] + block.p0 * g.NR
+                for group in range(block.g0, block.g1):
+                    at = panels.at + (group * panels.step + block.p0) * panel_size
+                    panel = Rows(panels.a, at, panel_size)
+                    x = Rows(data.x, window.first + group * g.group_channels, window.row)
+                    y = Rows(data.y, to + group * g.O, g.y_step[2])
+                    call_tile(tile, x, runs, panel, y, rows, filters, mode)
+                m += rows
+
+    return run_lines
+
+
+@lru_cache
 def blocks(elements, vec):
     """The range kernel over blocks of lines that are at least as long as a tile."""
     call_run, packed_filters = block_call(elements), packs_once(elements)
@@ -171,10 +219,13 @@ def blocks(elements, vec):
         for job in range(lo, hi):  # fourth loop: blocks of positions
             block = locate(g, job)
             panels = packed_filters(data, block.g0, block.g1, block.p0, block.p1)
-            for i in range(3):  # its parts before, inside and behind the middle of the input
-                part = part_of(g, block, i)
-                if part.rows > 0:
-                    call_run(g.run, data, panels, part)
+            if g.in_place and g.x_channel == 1:
+                call_run(g.lines, data, panels, block)
+            else:
+                for i in range(3):  # its parts before, inside and behind the middle of the input
+                    part = part_of(g, block, i)
+                    if part.rows > 0:
+                        call_run(g.run, data, panels, part)
 
     return blocks
 

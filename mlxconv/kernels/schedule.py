@@ -16,13 +16,15 @@ from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import (
     FILTERS,
     OUTPUTS,
+    OVERLAPS,
+    SLIDES,
     across_groups,
     block_call,
     geometry_of,
     pack_call,
     range_call,
 )
-from mlxconv.kernels.loops import blocks, gathered, runs_block, tile_call
+from mlxconv.kernels.loops import blocks, gathered, runs_block, runs_lines, tile_call
 from mlxconv.kernels.packing import packers, packs
 from mlxconv.kernels.window import strip_copies, strips_call
 from mlxconv.simd.address import address_of
@@ -117,9 +119,6 @@ class Schedule:
         return serial(self.elements)
 
 
-OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
-
-
 class Layout(NamedTuple):
     """How the tiles of a variant lie over a problem."""
 
@@ -128,6 +127,7 @@ class Layout(NamedTuple):
     tap_block: int = 1  # taps of a line that are summed together
     phases: int = 1  # neighbouring positions that each row of a tile computes
     narrow: Tile | None = None  # of one vector, for filters that are left over and fit into it
+    edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
 
 
@@ -146,7 +146,12 @@ def schedule_of(
     strip, few = _blocked(p, g, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
     tiles = [t for t in (tile, layout.narrow) if t]
-    kernels = [micro_kernel(*t.shape, t.vec(elements)) for t in tiles]
+    kernels = {
+        field: micro_kernel(*t.shape, t.vec(elements))
+        for field, t in zip(("tile", "narrow"), tiles, strict=False)
+    }
+    if layout.edge and g["in_place"][0]:
+        kernels["edge"] = layout.edge(1, 1, tile.vec(elements))
     whole = int(g["groups"][0] * g["panels"][0])
     panels, range_kernel = whole * window * NR, blocks if by_line else gathered
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
@@ -199,6 +204,10 @@ def _blocked(
     if gathers:
         strip = blocking.gathered_blocks(g, elements, few)
     else:
+        halves = elements.converts or elements.rounds
+        if layout.edge:
+            blocking.space_rows(g, lanes_of(p), np.dtype(elements.dtype).itemsize)
+        g["in_place"] = layout.edge is not None and g["stays"] and not halves
         strip = blocking.line_blocks(g, window, elements, work, few)
     if few:
         panel_bytes = window * int(g["NR"][0]) * np.dtype(elements.dtype).itemsize
@@ -240,10 +249,12 @@ def _scratch(g: np.ndarray, strip: int, elements: Elements, lanes: int) -> int:
     return own
 
 
-def _parts(elements: Elements, vec: Any, tiles: list[Any], by_line: bool) -> Iterator[Part]:
-    """What the range kernels call by address, with this tile and that of one vector, if any."""
-    for field, kernel in zip(("tile", "narrow"), tiles, strict=False):
+def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -> Iterator[Part]:
+    """What the range kernels call by address, with these tiles."""
+    for field, kernel in tiles.items():
         yield Part(field, kernel, tile_call(elements.dtype))
+    if "edge" in tiles:
+        yield Part("lines", runs_lines(elements), block_call(elements))
     yield Part("pack", packers(vec), pack_call(elements))
     if by_line:
         yield Part("strips", strip_copies(elements, vec), strips_call(elements))

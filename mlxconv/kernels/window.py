@@ -11,6 +11,10 @@ once, to a strip that does not grow with N or L.  Along each axis a strip holds
     near taps       0 0 0 [row 0] [row 1] ... [row L-1] 0 0        step = dilation
     far taps        [rows of tap 0] [rows of tap 1] ...            step = span
 
+Lines of depthwise problems, of which a copy takes as long as the sums, may be read where they lie
+even so, and the few positions whose windows reach out computed one by one, from the taps that do
+not: see loops.run_lines.
+
 Taps that only meet padding are left out of the list.  A zero of the padding that meets an infinite
 weight makes a NaN that must not be: filters are looked through when they are packed, or outputs
 where they are fewer.
@@ -84,7 +88,7 @@ def reach_of(g, axis, first, positions):
     last = first + span - 1
     k0 = min(K, max(0, (-last + dilation - 1) // dilation))
     k1 = max(k0, min(K, (L - first + dilation - 1) // dilation))
-    if axis == 2:
+    if axis == 2 and positions > 1:
         k0, k1 = k0 - k0 % g.tap_block, min(K, k1 + -k1 % g.tap_block)
     step = min(dilation, span)
     return Reach(first, span, k0, k1, step, span + (k1 - k0 - 1) * step)
@@ -135,6 +139,16 @@ def strip_copies(elements, vec):
     return copy_strip
 
 
+@kernel(inline="always")
+def window_in_place(g, n, c0, d, h, w):
+    """The Window of what lies inside image `n`, from channel c0 on."""
+    first = g.x_offset + n * g.x_image + c0 * g.x_channel
+    first += d.first * g.x_step[0] + h.first * g.x_step[1] + w.first * g.x_step[2]
+    line, row = g.stride[1] * g.x_step[1], g.stride[2] * g.x_step[2]
+    step_d, step_h = g.dilation[0] * g.x_step[0], g.dilation[1] * g.x_step[1]
+    return Window(True, first, line, row, step_d, step_h, g.dilation[2] * g.x_step[2], d, h, w)
+
+
 @lru_cache
 def windows(elements):
     """open_window for inputs of this type."""
@@ -150,12 +164,7 @@ def windows(elements):
         w = reach_of(g, 2, block.first, block.rows)
         inside = is_inside(g, 0, d) and is_inside(g, 1, h) and is_inside(g, 2, w)
         if may_stay and inside and not CONVERTS:
-            first = g.x_offset + block.n * g.x_image + c0 * g.x_channel
-            first += d.first * g.x_step[0] + h.first * g.x_step[1] + w.first * g.x_step[2]
-            line, row = g.stride[1] * g.x_step[1], g.stride[2] * g.x_step[2]
-            step_d, step_h = g.dilation[0] * g.x_step[0], g.dilation[1] * g.x_step[1]
-            step_w = g.dilation[2] * g.x_step[2]
-            return Window(True, first, line, row, step_d, step_h, step_w, d, h, w)
+            return window_in_place(g, block.n, c0, d, h, w)
         call_strips(g.strips, data, block.n, c0, d, h, w)
         pitch = w.rows * g.width
         step_d, step_h, step_w = d.step * h.rows * pitch, h.step * pitch, w.step * g.width
