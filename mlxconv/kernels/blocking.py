@@ -187,14 +187,13 @@ def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place:
     copies = strip / lanes * COPY * (4 if elements.converts else 1)
     if parts > 1:
         copies += ROW * strip * parts / int(g["width"][0])
-    reach = (W - 1) * stride + (K - 1) * dilation - padding
+    ends = W - whole_windows(L, W, K, stride, dilation, padding)
     if g["stays"][0] and not elements.converts:
-        if padding <= 0 and reach < L:
+        if ends == 0:
             copies = 0.0
         elif lines == 1:
             copies = min(copies, 2 * tile + 2 * PART)
     if in_place:
-        ends = W - whole_windows(L, W, K, stride, dilation, padding)
         middle = rows - ends if rows - ends >= MR else 0
         by_itself = LINE + vectors / parts * window * EDGE
         line = LINE + -(-middle // MR) * tile / parts + (rows - middle) * by_itself
