@@ -124,6 +124,14 @@ def memory_of(a: np.ndarray) -> Memory:
     return Memory(_readonly(flat), offset, steps)
 
 
+def lying(view: np.ndarray, base: np.ndarray) -> Memory:
+    """How `view` lies in the C-contiguous array `base`, whose memory it is a view of."""
+    start = (view.ctypes.data - base.ctypes.data) // base.itemsize
+    if start == 0 and view.flags.c_contiguous:
+        return Memory(base, 0, None)
+    return Memory(base, start, tuple(step // base.itemsize for step in view.strides))
+
+
 def _readonly(flat: np.ndarray) -> np.ndarray:
     flat = flat.view(np.uint16) if flat.itemsize == 2 else flat.view()
     flat.flags.writeable = False

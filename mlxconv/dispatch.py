@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 from mlxconv import fft
 from mlxconv.fft import FourierPlan
 from mlxconv.kernels import depthwise, direct, dot, grouped, reference
+from mlxconv.lowering import as_lines, as_real
 from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
-from mlxconv.plan import Plan, as_lines, as_real
+from mlxconv.plan import Plan
 from mlxconv.problem import Problem
 
 

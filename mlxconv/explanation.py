@@ -8,9 +8,10 @@ from mlxconv import roofline, timing
 from mlxconv.dispatch import AnyPlan, plan
 from mlxconv.fft import FourierPlan
 from mlxconv.kernels import dot
+from mlxconv.lowering import as_real
 from mlxconv.parameters import Ints
 from mlxconv.phases import PhasedPlan
-from mlxconv.plan import Plan, as_real
+from mlxconv.plan import Plan
 from mlxconv.problem import Problem
 from mlxconv.query import Query, query
 from mlxconv.stream import resolve

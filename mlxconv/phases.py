@@ -14,18 +14,21 @@ of filters for each phase: its rows of outputs are those of the phases side by s
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mlxconv import threads
 from mlxconv.arrays import REAL_OF
 from mlxconv.fft import FourierPlan
+from mlxconv.forks import cached_property
 from mlxconv.kernels.geometry import copy_of, set_output_layout, strides_of
-from mlxconv.kernels.schedule import Schedule
-from mlxconv.plan import Packed, Plan, Planned, elements_of
+from mlxconv.kernels.schedule import Schedule, Step
+from mlxconv.lowering import elements_of
+from mlxconv.plan import Packed, Plan, Planned
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -184,6 +187,15 @@ class PhasedPlan(Planned):
         self.parts = parts
         self.largest = max((part.plan for part in parts), key=lambda plan: plan.problem.flop)
         self.variant, self.refused = self.largest.variant, self.largest.refused
+        computed = sum(part.plan.output_elements for part in parts)
+        self._has_gaps = computed < self.output_elements  # outputs that meet nothing but zeros
+
+    def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """As `Planned.output`, with zeros where no part writes."""
+        y = super().output(out, x, w)
+        if self._has_gaps:
+            y[...] = 0
+        return y
 
     def run(
         self,
@@ -195,10 +207,11 @@ class PhasedPlan(Planned):
     ) -> np.ndarray:
         """As `Plan.run`.  A part that is not written where it belongs is copied there."""
         y = self.output(out, x, w)
-        if sum(part.plan.output_elements for part in self.parts) < y.size:
-            y[...] = 0  # outputs that meet nothing but zeros
-        if self.problem.flip:
-            w = np.flip(w, tuple(range(1, w.ndim - 1)))
+        usual = packed is None and self.are_usual(x, w, workers)
+        at_once = self._bound if usual else None
+        if at_once and not at_once(x.ravel(), w.ravel(), y.ravel()):
+            return y
+        w = self._turned(w)
         flat = elements_of(y)
         for i, (weave, plan, schedule) in enumerate(self.parts):
             taps, own = weave.filters(w), None if packed is None else packed.part(i)
@@ -207,3 +220,39 @@ class PhasedPlan(Planned):
                 part = plan.run(x, taps, workers, None, own)
                 rows[...] = part.view(rows.dtype)[..., 0]
         return y
+
+    @cached_property
+    def _bound(self) -> Callable[..., int] | None:
+        filters = np.empty(self.problem.weight_shape, self.dtype)
+        return self.bound_to(filters, filters)
+
+    def bound_to(self, filters: np.ndarray, base: np.ndarray) -> Callable[..., int] | None:
+        """All parts as one launch."""
+        schedules, geometries, turned = [], [], self._turned(filters)
+        for weave, plan, schedule in self.parts:
+            taps = weave.filters(turned)
+            if schedule is None or not isinstance(plan, Plan) or not plan.can_read(taps):
+                return None
+            schedules.append(schedule)
+            geometries.append(plan.reading(schedule, taps, base))
+        return threads.bound(_joined(schedules), np.concatenate(geometries))
+
+    def _turned(self, w: np.ndarray) -> np.ndarray:
+        """The filters as the parts are to see them."""
+        return np.flip(w, tuple(range(1, w.ndim - 1))) if self.problem.flip else w
+
+
+def _joined(schedules: Sequence[Schedule]) -> Schedule:
+    """What a launch of all of these needs to know."""
+    steps = zip(*(schedule.steps for schedule in schedules), strict=True)
+    return Schedule(
+        schedules[0].elements,
+        schedules[0].geometry,
+        steps=tuple(
+            Step(step[0].kernel, sum(s.jobs for s in step), sum(s.flop for s in step))
+            for step in steps
+        ),
+        shared=sum(schedule.shared for schedule in schedules),
+        scratch=max(schedule.scratch for schedule in schedules),
+        runs=max(schedule.runs for schedule in schedules),
+    )

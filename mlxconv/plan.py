@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlxconv import recycling, threads
-from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of, real_view
+from mlxconv.arrays import Memory, dtype_named, lying, memory_of, real_view
 from mlxconv.forks import cached_property
-from mlxconv.kernels.elements import widened
-from mlxconv.kernels.geometry import copy_of, set_filter_layout, set_input_layout
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
+from mlxconv.lowering import as_lines, as_real, elements_of, laid_out, real_filters
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -31,6 +30,7 @@ class Planned:
         self.dtype = dtype_named(problem.dtype)
         self.output_elements = math.prod(self.output_shape)
         self.is_small = self.output_elements * self.dtype.itemsize < recycling.LEAST_BYTES
+        self.is_real = problem.dtype in ("float32", "float64")
 
     def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         """`out` if the result of `x` and `w` may be written there, or new memory."""
@@ -48,6 +48,27 @@ class Planned:
     def reads(self, w: np.ndarray) -> bool:
         """Whether filters that lie in any order are read from there."""
         return False
+
+    def can_read(self, w: np.ndarray) -> bool:
+        """Whether they could be, if they were many."""
+        return False
+
+    def bound_to(self, filters: np.ndarray, base: np.ndarray) -> Callable[..., int] | None:
+        """What computes the problem from flat arrays (x, w, y) that `are_usual`, and tells whether
+        NaN may have to be mended, if one launch does: of filters that lie in w as these in `base`.
+        """
+        return None
+
+    def are_usual(self, x: np.ndarray, w: np.ndarray, workers: int | None) -> bool:
+        """Whether kernels read both arrays as they are, and all threads may be used."""
+        everyone = workers is None or workers == threads.default_threads()
+        return everyone and self._is_plain(x) and self._is_plain(w)
+
+    def _is_plain(self, a: np.ndarray) -> bool:
+        if not self.is_real or a.dtype is not self.dtype:  # byte order and all
+            return False
+        flags = a.flags
+        return flags.c_contiguous and flags.aligned
 
     def weave(
         self,
@@ -79,7 +100,7 @@ class Plan(Planned):
         self.refused = refused  # the earlier rows of the table, and why not they
         self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
         self._merges = as_lines(problem) != problem  # axes, which then must lie without gaps
-        self.is_real = problem.dtype in ("float32", "float64") and not problem.flip
+        self.is_real = self.is_real and not problem.flip
 
     @cached_property
     def real(self) -> "Problem":
@@ -105,7 +126,7 @@ class Plan(Planned):
         y = self.output(out, x, w)
         packs = packed is not None and self.schedule.panels > 0
         found = packed.panels.get(self.schedule.layout) if packed is not None and packs else None
-        usual = workers is None and self._are_plain(x, w) and (found is not None or not packs)
+        usual = (found is not None or not packs) and self.are_usual(x, w, workers)
         if usual and (at_once := self._bound):
             x, w, flat = x.ravel(), w.ravel(), y.ravel()
             panels, suspect = found or (None, False)
@@ -123,17 +144,12 @@ class Plan(Planned):
 
     @cached_property
     def _bound(self) -> Callable[..., int] | None:
-        return None if self.is_empty else threads.bound(self.schedule)
+        return None if self.is_empty else threads.bound(self.schedule, self.schedule.compile())
 
-    def _are_plain(self, x: np.ndarray, w: np.ndarray) -> bool:
-        """Whether kernels can read both arrays as they are."""
-        return self._is_plain(x) and self._is_plain(w)
-
-    def _is_plain(self, a: np.ndarray) -> bool:
-        if not self.is_real or a.dtype is not self.dtype:  # byte order and all
-            return False
-        flags = a.flags
-        return flags.c_contiguous and flags.aligned
+    def bound_to(self, filters: np.ndarray, base: np.ndarray) -> Callable[..., int] | None:
+        if self.is_empty or not self.can_read(filters):
+            return None
+        return threads.bound(self.schedule, self.reading(self.schedule, filters, base))
 
     def weave(
         self,
@@ -174,19 +190,30 @@ class Plan(Planned):
         return real_filters(w, self.problem, self.schedule.elements.dtype)
 
     def reads(self, w: np.ndarray) -> bool:
-        """Whether the filters are packed from where they lie, without a copy before.  Those of
-        (groups, O, ..., C) are, where groups have panels of their own."""
+        """Whether the filters are packed from where they lie, without a copy before."""
+        least = FILTERS_BYTES if w.strides[-1] == w.itemsize else TURNED_BYTES
+        return w.nbytes >= least and self.can_read(w)
+
+    def can_read(self, w: np.ndarray) -> bool:
+        """Also filters of (groups, O, ..., C), where groups have panels of their own."""
         first = w.ndim - len(self.output_shape)
         return (
             self.is_real
             and (not self._merges or max(self.problem.K) == 1)  # axes of one tap may merge
             and self.schedule.panels > 0
-            and w.nbytes >= (FILTERS_BYTES if w.strides[-1] == w.itemsize else TURNED_BYTES)
             and w.dtype == self.schedule.elements.dtype
-            and w.itemsize in (w.strides[-1], w.strides[first])
+            and (w.shape[-1] == 1 or w.itemsize in (w.strides[-1], w.strides[first]))
             and w.flags.aligned
             and (first == 0 or self.problem.groups in (1, self.schedule.geometry["groups"][0]))
         )
+
+    def reading(self, schedule: Schedule, w: np.ndarray, base: np.ndarray) -> np.ndarray:
+        """The geometry of `schedule` for filters that lie in memory as `w` in `base`."""
+        return laid_out(schedule, None, lying(w, base), self._leading(w))
+
+    def _leading(self, w: np.ndarray) -> int:
+        """The groups or banks that the filters have an axis of, before all others."""
+        return w.shape[0] if w.ndim == len(self.output_shape) + 1 else 0
 
     def _launch(
         self,
@@ -202,9 +229,8 @@ class Plan(Planned):
         Filters that are not flat yet are packed from where they lie."""
         (x, layout, w), panels, suspect = operands, None, False
         filters = None if w.ndim == 1 else memory_of(w)
-        leading = w.shape[0] if w.ndim == len(self.output_shape) + 1 else 0
         flat = w if filters is None else filters.flat
-        geometry = laid_out(schedule, layout, filters, leading)
+        geometry = laid_out(schedule, layout, filters, self._leading(w))
         if packed is not None and schedule.panels:
             found = packed.panels.get(schedule.layout)
             if found is None:
@@ -256,84 +282,3 @@ class Packed:
     def part(self, phase: int) -> "Packed":
         """The same for some of the taps."""
         return self._parts.setdefault(phase, Packed())
-
-
-def as_lines(p: "Problem") -> "Problem":
-    """`p` with the axes that no window reaches along as one, which its lines run along: a filter of
-    one tap meets images of 7 x 7 as a line of 49, of which fewer tiles are cut short."""
-    trivial = [
-        sizes == (1, 1, 0, 0, 1)
-        for sizes in zip(p.K, p.stride, p.padding_lo, p.padding_hi, p.input_dilation, strict=True)
-    ]
-    rank, last = len(p.L), 0
-    while last < rank and trivial[rank - 1 - last]:
-        last += 1
-    if rank == 1 or last == 0:
-        return p
-    keep, length = rank - last, math.prod(p.L[rank - last :])
-    ones = p._replace(
-        L=(*p.L[:keep], length),
-        K=(*p.K[:keep], 1),
-        stride=(*p.stride[:keep], 1),
-        padding_lo=(*p.padding_lo[:keep], 0),
-        padding_hi=(*p.padding_hi[:keep], 0),
-        kernel_dilation=(*p.kernel_dilation[:keep], 1),
-        input_dilation=(*p.input_dilation[:keep], 1),
-    )
-    return ones if keep else ones._replace(N=1, L=(p.N * length,))
-
-
-def as_real(p: "Problem") -> "Problem":
-    """A complex convolution as a real one: re and im of each channel and filter side by side."""
-    if p.dtype not in REAL_OF:
-        return p
-    return p._replace(
-        C=p.C * 2 if p.input_dtype in REAL_OF else p.C,
-        O=p.O * 2,
-        dtype=REAL_OF[p.dtype],
-        input_dtype=REAL_OF.get(p.input_dtype, p.input_dtype),
-    )
-
-
-def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
-    """The filters of `p` as a flat array of the arithmetic's type.
-
-    They are flipped if asked, and of a complex convolution each is two:
-
-        complex input    re = w_re * x_re - w_im * x_im,  im = w_im * x_re + w_re * x_im
-        real input       re = w_re * x,                   im = w_im * x
-
-    Filters are small; this is NumPy's work, not a kernel's.
-    """
-    if p.flip:
-        w = w[(slice(None), *(slice(None, None, -1),) * len(p.K))]
-    if p.dtype in REAL_OF:
-        re, im = w.real.astype(dtype), w.imag.astype(dtype)
-        pairs = [re, im]
-        if p.input_dtype in REAL_OF:
-            pairs = [np.stack([re, -im], -1), np.stack([im, re], -1)]
-        w = np.stack(pairs, axis=1)
-    return memory_of(np.ascontiguousarray(widened(np.ascontiguousarray(w)), dtype)).flat
-
-
-def laid_out(
-    schedule: Schedule, layout: Memory | None, filters: Memory | None = None, leading: int = 0
-) -> np.ndarray:
-    """The geometry of the schedule for an input and filters that lie as these say, those perhaps
-    with an axis of so many groups or banks before all others."""
-    geometry = given = schedule.compile()
-    if layout is not None and layout.strides is not None:
-        geometry = copy_of(given)
-        set_input_layout(geometry, layout.offset, layout.strides)
-    if filters is not None and filters.strides is not None:
-        geometry = copy_of(given) if geometry is given else geometry
-        set_filter_layout(geometry, filters.offset, filters.strides, leading)
-    return geometry
-
-
-def elements_of(out: np.ndarray) -> np.ndarray:
-    """The output as kernels write it: flat; half types as bits, complex ones as pairs."""
-    flat = out.reshape(-1)
-    if out.dtype.itemsize == 2:
-        return flat.view(np.uint16)
-    return flat.view(REAL_OF[out.dtype.name]) if out.dtype.kind == "c" else flat

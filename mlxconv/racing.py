@@ -9,7 +9,7 @@ import numpy as np
 
 from mlxconv import roofline, timing
 from mlxconv.dispatch import able, plan
-from mlxconv.plan import as_real
+from mlxconv.lowering import as_real
 from mlxconv.problem import Problem
 from mlxconv.query import Query, query
 from mlxconv.sampling import largest_error

@@ -107,10 +107,10 @@ def _at_once(
     return bool(suspect)
 
 
-def bound(schedule: Schedule) -> Callable[..., int] | None:
-    """`run` on (x, w, y, panels) with a usual geometry on all threads, with all that is the same in
+def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None:
+    """`run` on (x, w, y, panels) with this geometry on all threads, with all that is the same in
     every call looked up before: 2 us less.  None where more than a launch is to be done."""
-    geometry, steps = schedule.compile(), len(schedule.steps)
+    steps = len(schedule.steps)
     chunks = _chunks(schedule, None) if schedule.flop >= WORTH_SHARING["omp"] else 1
     idle = workspace.kept(schedule, chunks)
     plain = chunks == 1 or (chunks == numba.config.NUMBA_NUM_THREADS and layer() != "pool")
@@ -119,7 +119,9 @@ def bound(schedule: Schedule) -> Callable[..., int] | None:
     kept, job, alone = idle, (steps - 1, steps, 0, ALL_JOBS), schedule.on_one_thread
     together = parallel(schedule.elements) if chunks > 1 else None
 
-    def on_arrays(x: np.ndarray, w: np.ndarray, y: np.ndarray, panels: np.ndarray | None) -> int:
+    def on_arrays(
+        x: np.ndarray, w: np.ndarray, y: np.ndarray, panels: np.ndarray | None = None
+    ) -> int:
         space = workspace.borrow(schedule, chunks, kept)
         own = space if panels is None else (panels, *space[1:])
         if together is None or _forked or not _busy.acquire(blocking=False):

@@ -3,16 +3,19 @@
 import math
 import pickle
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 import mlxconv
+from mlxconv import threads
 from mlxconv.dispatch import plan
 from mlxconv.kernels import blocking
 from mlxconv.kernels.schedule import lanes_of
+from mlxconv.lowering import as_real
 from mlxconv.phases import phases_of
-from mlxconv.plan import Packed, as_real
+from mlxconv.plan import Packed
 from tests.helpers import integer_array, per_axis, random_array, reference
 from tests.problems import cases
 
@@ -200,6 +203,29 @@ def test_neighbouring_phases_are_one_convolution(
     assert np.array_equal(finite, met == 0)
 
 
+LAUNCHED = [  # at once, on one thread and on several
+    ((2, 40, 6), (20, 16, 6), {"stride": 8, "padding": 4}),
+    ((1, 900, 32), (24, 7, 32), {"stride": 3, "padding": 1}),
+    ((1, 28, 28, 96), (96, 3, 3, 1), {"stride": 2, "padding": 1, "groups": 96}),
+    ((4, 12, 9, 64), (32, 2, 5, 64), {"stride": (3, 2), "output_padding": (1, 0)}),
+]
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize(("shape", "filters", "parameters"), LAUNCHED)
+def test_phases_in_one_launch(shape, filters, parameters, dtype, monkeypatch):
+    """The bits are those of one phase after the other, also where outputs meet nothing."""
+    monkeypatch.setattr(threads, "default_threads", lambda: numba.config.NUMBA_NUM_THREADS)
+    rng, rank = np.random.default_rng(7), len(shape) - 2
+    x, w = (random_array(rng, s, dtype) for s in (shape, filters))
+    p = mlxconv.explain(x, w, transposed=True, **parameters).problem
+    assert plan(p)._bound is not None
+    apart = np.repeat(x, 2, axis=0)[::2]  # not contiguous: each phase is launched
+    found = np.full(p.output_shape, np.nan, dtype)
+    TRANSPOSE[rank](x, w, **parameters, out=found)
+    assert np.array_equal(found, TRANSPOSE[rank](apart, w, **parameters))
+
+
 @pytest.mark.parametrize("dtype", ("float16", "float64", "complex64"))
 @pytest.mark.parametrize("flip", (False, True))
 def test_types_of_dilated_inputs(dtype, flip):
@@ -299,8 +325,8 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
         plan.cache_clear()
         found = plan(p)
         blocks.add(found.schedule.split)
-        for threads in (1, 2):
-            assert np.array_equal(found.run(x, w, threads), exact), sharing
+        for workers in (1, 2):
+            assert np.array_equal(found.run(x, w, workers), exact), sharing
     plan.cache_clear()
     assert len(blocks) > 1 or not found.schedule.by_line
 

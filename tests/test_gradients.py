@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given, settings
 
 import mlxconv
-from mlxconv import gradients
+from mlxconv import gradients, weight_gradient
 from mlxconv.kernels import outer, outer_grouped
 from tests.helpers import integer_array, random_array
 from tests.problems import cases
+
+
+def forget():
+    """How gradients by the filters are computed, so that it is decided anew."""
+    gradients._known_by_weight.cache_clear()
+    weight_gradient.sums_of.cache_clear()
 
 
 def inner(a, b):
@@ -46,12 +52,12 @@ def test_pieces_do_not_change_sums(monkeypatch):
         monkeypatch.setattr(outer, "POSITIONS", positions)
         monkeypatch.setattr(outer, "WORTH_A_PIECE", 4 * positions)
         monkeypatch.setattr(outer, "JOBS", jobs)
-        gradients._schedule.cache_clear()
+        forget()
         again = mlxconv.conv_general_weight_grad(x, dy, w.shape, 2, 1, groups=2)
         p = mlxconv.explain(x, w, 2, 1, groups=2).problem
-        assert dict(gradients._schedule(p).split)["pieces"] >= min(pieces, 2)
+        assert weight_gradient.sums_of(p).pieces >= min(pieces, 2)
         assert np.array_equal(again, whole)
-    gradients._schedule.cache_clear()
+    forget()
 
 
 DEPTHWISE = [  # extents, channels, filters of each, taps, parameters
@@ -79,7 +85,7 @@ def test_depthwise_sums(L, C, multiplier, K, parameters, monkeypatch):
         dy = integer_array(rng, y.shape, dtype, 2)
 
         def sums(x=x, dy=dy, shape=shape):
-            gradients._schedule.cache_clear()
+            forget()
             return mlxconv.conv_general_weight_grad(x, dy, shape, groups=C, **parameters)
 
         results = [sums()]
@@ -93,7 +99,7 @@ def test_depthwise_sums(L, C, multiplier, K, parameters, monkeypatch):
                 results.append(sums())
             m.setattr(outer_grouped, "schedule", outer.schedule)
             results.append(sums())
-        gradients._schedule.cache_clear()
+        forget()
         for other in results[1:]:
             assert np.array_equal(results[0], other)
 
@@ -112,13 +118,13 @@ def test_narrow_groups(C, O, groups, bad, monkeypatch):
         results = []
         for narrow, over_groups in ((8, True), (8, False), (0, False)):
             with monkeypatch.context() as m:
-                m.setattr(gradients, "NARROW", narrow)
+                m.setattr(weight_gradient, "NARROW", narrow)
                 if not over_groups:
                     m.setattr(outer_grouped, "takes", lambda p: p.groups == p.C)
-                gradients._schedule.cache_clear()
+                forget()
                 sums = mlxconv.conv_general_weight_grad(x, dy, shape, groups=groups, **parameters)
             results.append(sums)
-        gradients._schedule.cache_clear()
+        forget()
         for other in results[1:]:
             assert np.array_equal(results[0], other, equal_nan=True)
         assert np.isfinite(results[0]).all() == (bad == 0)
@@ -127,15 +133,18 @@ def test_narrow_groups(C, O, groups, bad, monkeypatch):
 @pytest.mark.parametrize("shape", ((20, 3, 24), (16, 3, 2, 33), (12, 2, 1, 3, 16)))
 @pytest.mark.parametrize(("stride", "groups"), ((1, 1), (2, 1), (1, 2), (2, 4)))
 def test_filters_are_packed_as_they_lie(shape, stride, groups, monkeypatch):
-    """Filters and channels change places without a copy; exact."""
+    """Filters and channels change places without a copy: in one launch, and part by part."""
     rng, rank = np.random.default_rng(9), len(shape) - 2
     x = integer_array(rng, (2, *(9,) * rank, shape[-1] * groups), "f4")
     w, q = integer_array(rng, shape, "f4"), {"stride": stride, "padding": 1, "groups": groups}
     dy = integer_array(rng, mlxconv.conv_general(x, w, **q).shape, "f4")
-    copied = mlxconv.conv_general_input_grad(dy, w, x.shape, **q)
+    at_once = mlxconv.conv_general_input_grad(dy, w, x.shape, **q)
+    apart = np.repeat(dy, 2, axis=-1)[..., ::2]  # not contiguous, so that parts are launched apart
+    copied = mlxconv.conv_general_input_grad(apart, w, x.shape, **q)
     monkeypatch.setattr(mlxconv.plan, "TURNED_BYTES", 0)
     monkeypatch.setattr(mlxconv.plan, "FILTERS_BYTES", 0)
-    assert np.array_equal(mlxconv.conv_general_input_grad(dy, w, x.shape, **q), copied)
+    read = mlxconv.conv_general_input_grad(apart, w, x.shape, **q)
+    assert np.array_equal(read, copied) and np.array_equal(read, at_once)
 
 
 @pytest.mark.parametrize("groups", (1, 2, 4))

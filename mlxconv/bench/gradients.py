@@ -8,7 +8,7 @@ import numpy as np
 
 from mlxconv.bench.engines import OURS, Contender, Contenders, Task
 from mlxconv.bench.shapes import Shape
-from mlxconv.gradients import input_gradient, transposed
+from mlxconv.input_gradient import input_gradient, transposed
 from mlxconv.problem import Problem
 from mlxconv.sampling import exact_output, extended, ratio, sample, unit_roundoff
 

@@ -3,13 +3,16 @@
 Compiled once for each combination of types, not for each kernel: those are called by the addresses
 in the geometry.  Python calls the compiled code itself, not Numba's dispatcher, which would look
 at the types of eight arrays in each call.
+
+A call may have several parts, each with a geometry of its own, whose jobs are counted one part
+after the other: threads are woken once for all of them.
 """
 
 from functools import lru_cache
 
 from numba import prange, types
 
-from mlxconv.kernels.geometry import COPIED, PACKED, SUSPECT, Data, data_type, range_call
+from mlxconv.kernels.geometry import COPIED, PACKED, PART, SUSPECT, Data, data_type, range_call
 from mlxconv.simd.address import entry_point
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import fetch_add
@@ -18,19 +21,51 @@ from mlxconv.workspace import LINE
 PIECES = 8  # in which a thread takes its share of the jobs of a step
 
 
+@kernel
+def count_jobs(geometry, s):
+    """The jobs of step `s`, of all parts."""
+    jobs = 0
+    for i in range(geometry.size):
+        jobs += geometry[i].jobs[s]
+    return jobs
+
+
+@lru_cache
+def runs_jobs(elements):
+    """run_jobs for these types."""
+    call = range_call(elements)
+
+    @kernel
+    def run_jobs(data, s, lo, hi):
+        """Run jobs [lo, hi) of step `s`."""
+        first = 0
+        for i in range(data.geometry.size):
+            g, runs = data.geometry[i], data.runs
+            last = first + g.jobs[s]
+            if lo < last and first < hi:
+                if runs[PART] != i:
+                    runs[PART], runs[PACKED], runs[COPIED] = i, 0, 0
+                own, arrays = data.geometry[i : i + 1], (data.x, data.w, data.y, data.panels)
+                part = Data(own, *arrays, data.scratch, runs, data.counters)
+                call(g.step[s], part, max(lo, first) - first, min(hi, last) - first)
+            first = last
+
+    return run_jobs
+
+
 @lru_cache
 def serial(elements):
     """What runs jobs [lo, hi) of the steps [first, last) on the calling thread, called as
     serial(*arrays, first, last, lo, hi); not 0 if a zero of the padding may have met a weight it
     must not."""
-    call = range_call(elements)
+    run_jobs = runs_jobs(elements)
 
     @kernel(no_cpython_wrapper=False)
     def on_one_thread(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi):
-        data, g = Data(geometry, x, w, y, panels, scratch, runs, counters), geometry[0]
-        counters[SUSPECT] = runs[PACKED] = runs[COPIED] = 0
+        data = Data(geometry, x, w, y, panels, scratch, runs, counters)
+        counters[SUSPECT], runs[PART] = 0, -1
         for s in range(first, last):
-            call(g.step[s], data, lo, min(hi, g.jobs[s]))
+            run_jobs(data, s, lo, hi)
         return counters[SUSPECT]
 
     return entry_point(on_one_thread, (*data_type(elements).types, *(types.intp,) * 4))
@@ -46,21 +81,21 @@ def share_out(counters, c, chunks, lo, hi):
 @lru_cache
 def takes(elements):
     """take_jobs for these types."""
-    call, LINE_, PIECES_ = range_call(elements), LINE, PIECES
+    run_jobs, LINE_, PIECES_ = runs_jobs(elements), LINE, PIECES
 
     @kernel
     def take_jobs(data, s, c, chunks, lo, hi):
         """Run the jobs of step `s` that are worker c's share of [lo, hi), a piece of them at a
         time, then those that others have not come to: one that loses its core for a while leaves
         them to these."""
-        address, piece = data.geometry[0].step[s], max(1, (hi - lo) // (PIECES_ * chunks))
-        data.runs[PACKED] = data.runs[COPIED] = 0
+        piece = max(1, (hi - lo) // (PIECES_ * chunks))
+        data.runs[PART] = -1
         for i in range(chunks):
             of = (c + i) % chunks
             end = lo + (hi - lo) * (of + 1) // chunks
             job = fetch_add(data.counters, (1 + of) * LINE_, piece)
             while job < end:
-                call(address, data, job, min(job + piece, end))
+                run_jobs(data, s, job, min(job + piece, end))
                 job = fetch_add(data.counters, (1 + of) * LINE_, piece)
 
     return take_jobs
@@ -88,11 +123,10 @@ def parallel(elements):
 
     @kernel(no_cpython_wrapper=False, parallel=True)
     def on_threads(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi, chunks):
-        g = geometry[0]
         size, length = scratch.size // chunks // 16 * 16, runs.size // chunks
         counters[SUSPECT] = 0
         for s in range(first, last):
-            top = min(hi, g.jobs[s])
+            top = min(hi, count_jobs(geometry, s))
             for c in range(chunks):
                 share_out(counters, c, chunks, lo, top)
             for c in prange(chunks):

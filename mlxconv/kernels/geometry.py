@@ -97,20 +97,22 @@ GEOMETRY = np.dtype(
 class Data(NamedTuple):
     """The arrays of one call, all flat."""
 
-    geometry: Any  # one GEOMETRY record
+    geometry: Any  # one GEOMETRY record, or one for each part of a call
     x: Any  # the input's memory, read-only; the bits, uint16, of half types
     w: Any  # the filters as (O, taps, C), read-only; where they are packed, laid out as it may be
     y: Any  # the output
     panels: Any  # the filters, packed; empty if each worker packs them for itself
     scratch: Any  # of this worker: a strip of input, a block of output, packed filters
-    runs: Any  # of this worker: (input offset, panel row) of each run; last, PACKED and COPIED
+    runs: Any  # of this worker: (input offset, panel row) of each run; last, what it remembers
     counters: Any  # whether padding may have met a weight it must not; jobs taken, by worker
 
 
 OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
 SUSPECT = 0  # the counter that is a flag
 FILTERS, OUTPUTS = 1, 2  # whose infinities may have met a zero that is not of the data
-PACKED, COPIED = -1, -2  # where among its runs a worker keeps whose filters, and what input, it has
+# where among its runs a worker keeps whose filters and what input it has, and of which part
+PACKED, COPIED, PART = -1, -2, -3
+KEPT = 3
 
 
 class Block(NamedTuple):

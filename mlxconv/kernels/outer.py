@@ -25,7 +25,7 @@ import numpy as np
 from mlxconv import processor
 from mlxconv.kernels.copies import clears
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import SUSPECT, geometry_of, locate
+from mlxconv.kernels.geometry import KEPT, SUSPECT, geometry_of, locate
 from mlxconv.kernels.packing import finite, squares
 from mlxconv.kernels.schedule import Part, Schedule, Step, meets_padding
 from mlxconv.kernels.window import (
@@ -297,7 +297,7 @@ def over_blocks(p: "Problem", g: np.ndarray, kernel: Any, work: Work) -> Schedul
         steps=(Step(kernel, jobs, work.flop),),
         parts=(Part("strips", strip_copies(elements, vec), strips_call(elements)),),
         scratch=at + work.summed * taps * int(g["C"][0]),
-        runs=2 * taps + 2,
+        runs=2 * taps + KEPT,
         split=(("pieces", pieces), ("parts of the filters", jobs // pieces)),
         suspects=meets_padding(p),
     )

@@ -15,6 +15,7 @@ from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import (
     FILTERS,
+    KEPT,
     OUTPUTS,
     OVERLAPS,
     SLIDES,
@@ -78,7 +79,7 @@ class Schedule:
     panels: int = 0  # packed filters
     shared: int = 0  # ... as many, if the first step packs them for all workers
     scratch: int = 0  # per worker
-    runs: int = 2  # per worker
+    runs: int = KEPT  # per worker
     split: tuple[tuple[str, int], ...] = ()  # what the jobs are, for people: (name, count)
     by_line: bool = False  # whether blocks are of lines, which may lie anywhere in the output
     suspects: bool = False  # whether a zero that is none of the data may meet an infinity
@@ -172,7 +173,7 @@ def schedule_of(
         panels=panels,
         shared=0 if alone else panels,
         scratch=own + alone * math.prod(_parts_of_job(g)) * window * NR,
-        runs=2 * math.prod(g["K"][0].tolist()) + 2,
+        runs=2 * math.prod(g["K"][0].tolist()) + KEPT,
         split=split,
         by_line=by_line,
         suspects=suspects,
