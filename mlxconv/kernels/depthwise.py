@@ -35,4 +35,4 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """Vectors run over channels, each repeated for all of its filters."""
-    return over_groups(p, partial(micro_kernel, 1, 1), repeats=p.O // p.groups)
+    return over_groups(p, partial(micro_kernel, 1, 1), 1, repeats=p.O // p.groups)

@@ -2,19 +2,19 @@
 
 Computes    y[n, l, o] = sum over taps k, channels c of x[n, l*stride - padding + k*dilation,
             first channel of the group of o + c] * w[o, k, c], with one to three spatial axes.
-For         groups of 1, 2, 4, ... filters up to a vector, which would leave lanes of a panel of
-            their own empty; wider ones share more of a row of x in the tiles of direct.py.
-Layout      a panel holds NR neighbouring filters, whatever their group, and each channel of a row
-            of x is put into the lanes of those that it meets:
+For         groups of up to a vector of filters, which would leave lanes of a panel of their own
+            empty; wider ones share more of a row of x in the tiles of direct.py.
+Layout      a panel holds the filters of as many groups as fit into a vector, and each channel of a
+            row of x is put into the lanes of those that it meets:
 
                 x           [a b c d | e f g h]     two groups of four channels, four filters each
                 channel 0   [a a a a | e e e e]     panel  [w w w w | w w w w]  tap 0, channel 0
                 channel 1   [b b b b | f f f f]            [w w w w | w w w w]  tap 0, channel 1
 
             As many channels as filters are loaded once and repeated in registers; otherwise
-            each channel is loaded by itself.  Where taps are as far apart as positions, TAPS rows
-            of the panel are kept in registers and each row of x serves them all, as many as leave
-            the fewest taps of a line over:
+            one channel of all groups is loaded.  Where taps are as far apart as positions, TAPS
+            rows of the panel are kept in registers and each row of x serves them all, as many as
+            leave the fewest taps of a line over:
 
                 row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
 
@@ -33,7 +33,17 @@ from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import broadcast_each, fma, load, prefetch, repeat, store, store_n, zero
+from mlxconv.simd.words import (
+    broadcast_each,
+    fma,
+    load,
+    load_n,
+    prefetch,
+    repeat,
+    store,
+    store_n,
+    zero,
+)
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -57,14 +67,15 @@ LONG = {16: 16, 32: 1}
 @lru_cache
 def spreads(GROUP, CHANNELS, vec):
     """spread for groups of so many filters and channels, 0 if any."""
+    TOGETHER = vec.lanes // GROUP * CHANNELS
 
     @kernel(inline="always")
     def spread(a, i, C, t):
         """a[i + t], a[i + C + t], ..., each in the lanes of the filters of its group."""
         if CHANNELS == GROUP:
-            x = repeat(load(vec, a, i), t, GROUP)
-        elif CHANNELS == 1:
-            x = broadcast_each(vec, a, i, 1, GROUP)
+            x = repeat(load_n(vec, a, i, TOGETHER), t, GROUP)
+        elif CHANNELS:
+            x = broadcast_each(vec, a, i, CHANNELS, GROUP)
         else:
             x = broadcast_each(vec, a, i, C, GROUP)
         return x
@@ -77,8 +88,8 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
     which has CHANNELS, or any number if that is 0.  Where they slide, positions are STRIDE taps
     apart."""
-    LANES, ROWS = vec.lanes, (MR - 1) * STRIDE + TAPS
-    TURNS = CHANNELS or 1  # channels of each group that one load brings
+    NR, ROWS = vec.lanes // GROUP * GROUP, (MR - 1) * STRIDE + TAPS
+    IS_WHOLE, TURNS = vec.lanes % GROUP == 0, turns(GROUP, CHANNELS)
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
     FAR = processor.far_bytes() // vec.dtype.itemsize
 
@@ -93,8 +104,8 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
         blocked = runs.length // TAPS * TAPS if mode & SLIDES_ else 0
         for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
             l = min(i, positions - MR)
-            for p in range(0, filters, LANES):  # second loop: panels, the last one overlapping
-                o = min(p, filters - LANES) if mode & OVERLAPS_ else p
+            for p in range(0, filters, NR):  # second loop: panels, the last one overlapping
+                o = min(p, filters - NR) if mode & OVERLAPS_ else p
                 at = y.at + l * y.step + o
                 if y.a.size > FAR:
                     for m in static_range(MR):
@@ -103,12 +114,12 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
                     acc[m] = zero(vec)
                 for r in range(runs.count):  # first loop: taps of a line and channels
                     x_r = x.at + l * x.step + runs.table[2 * r] + o // GROUP * C
-                    w_r = panel.at + p // LANES * panel.step + runs.table[2 * r + 1] * LANES
+                    w_r = panel.at + p // NR * panel.step + runs.table[2 * r + 1] * NR
                     for s in range(0, blocked, TAPS):
                         for c in range(0, C, TURNS):
                             for t in static_range(TURNS):
                                 for k in static_range(TAPS):
-                                    at_k = w_r + ((s + k) * C + c + t) * LANES
+                                    at_k = w_r + ((s + k) * C + c + t) * NR
                                     w[k] = load(vec, panel.a, at_k)
                                 for j in static_range(ROWS):
                                     x_j = spread(x.a, x_r + c + (s + j) * runs.step, C, t)
@@ -120,17 +131,17 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
                     for s in range(blocked, runs.length):
                         for c in range(0, C, TURNS):
                             for t in static_range(TURNS):
-                                w[t] = load(vec, panel.a, w_r + (s * C + c + t) * LANES)
+                                w[t] = load(vec, panel.a, w_r + (s * C + c + t) * NR)
                             for m in static_range(MR):
                                 for t in static_range(TURNS):
                                     x_m = spread(x.a, x_r + c + m * x.step + s * runs.step, C, t)
                                     acc[m] = fma(x_m, w[t], acc[m])
-                if o + LANES <= filters:
+                if IS_WHOLE and o + NR <= filters:
                     for m in static_range(MR):
                         store(acc[m], y.a, at + m * y.step)
                 else:
                     for m in static_range(MR):
-                        store_n(acc[m], y.a, at + m * y.step, filters - o)
+                        store_n(acc[m], y.a, at + m * y.step, min(NR, filters - o))
 
     return grouped_tile
 
@@ -138,19 +149,27 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
 def refuses(p: "Problem") -> str:
     """Why this variant cannot compute `p`; empty if it can."""
     lanes, filters = lanes_of(p), p.O // p.groups
-    if filters == 0 or lanes % filters:
-        return f"groups of {filters} filters do not fill vectors of {lanes}"
+    if not 0 < filters <= lanes:
+        return f"groups of {filters} filters do not fit into vectors of {lanes}"
     return ""
 
 
 def schedule(p: "Problem") -> Schedule:
     """Vectors run over filters of all groups."""
-    channels, filters = p.C // p.groups, p.O // p.groups
-    known = channels if channels in (1, filters) and filters < lanes_of(p) else 0
-    return over_groups(p, partial(micro_kernel, filters, known))
+    channels, filters, lanes = p.C // p.groups, p.O // p.groups, lanes_of(p)
+    between = (lanes // filters - 1) * channels  # the first group of a vector and the last
+    known = channels if 0 < between < 2 * lanes else 0
+    return over_groups(p, partial(micro_kernel, filters, known), filters)
 
 
-def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -> Schedule:
+def turns(GROUP: int, CHANNELS: int) -> int:
+    """The channels of each group that one load brings."""
+    return GROUP if CHANNELS == GROUP else 1
+
+
+def over_groups(
+    p: "Problem", kernel_of: Callable[..., Any], group: int, repeats: int = 1
+) -> Schedule:
     """The schedule with a tile for so many taps along a line.  Rows serve several taps where
     neighbouring positions meet the same ones, and lie in lines no shorter than a tile, since
     windows of shorter ones are copied one by one."""
@@ -160,7 +179,7 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any], repeats: int = 1) -
         tile = tile._replace(share=2 * tile.share)
     taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
     edge = partial(kernel_of, 1, 1) if p.groups == p.C and repeats == 1 else None
-    layout = Layout(over_groups=True, repeats=repeats, tap_block=taps, edge=edge)
+    layout = Layout(over_groups=group, repeats=repeats, tap_block=taps, edge=edge)
     return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 
 

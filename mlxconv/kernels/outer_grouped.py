@@ -25,7 +25,7 @@ from mlxconv.kernels.blocking import in_parts
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import across_groups, geometry_of
 from mlxconv.kernels.outer import Work, over_blocks, range_kernel
-from mlxconv.kernels.schedule import Schedule
+from mlxconv.kernels.schedule import Schedule, lanes_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
 from mlxconv.simd.words import fma, load, store
@@ -46,7 +46,7 @@ def micro_kernel(GROUP, CHANNELS, vec):
     """The loops around a tile of TAPS taps of one vector of filters, GROUP of each group, which has
     CHANNELS, or any number if that is 0."""
     LANES, TAPS_, SETS_, ROWS_ = vec.lanes, TAPS, SETS, ROWS
-    TURNS, spread = CHANNELS or 1, grouped.spreads(GROUP, CHANNELS, vec)
+    TURNS, spread = grouped.turns(GROUP, CHANNELS), grouped.spreads(GROUP, CHANNELS, vec)
 
     @kernel
     def add_taps(a, to, apart, x, C, c, runs, x_r, dy, d_o, positions):
@@ -140,7 +140,12 @@ def sum_writers(vec):
 
 def takes(p: "Problem") -> bool:
     """Whether these sums can be formed so: of depthwise problems, and groups that fill vectors."""
-    return p.groups > 1 and (p.groups == p.C or not grouped.refuses(p))
+    return p.groups > 1 and (p.groups == p.C or _fill_vectors(p))
+
+
+def _fill_vectors(p: "Problem") -> bool:
+    filters = p.O // p.groups
+    return filters > 0 and lanes_of(p) % filters == 0
 
 
 def schedule(p: "Problem") -> Schedule:
@@ -148,7 +153,7 @@ def schedule(p: "Problem") -> Schedule:
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     channels, filters = p.C // p.groups, p.O // p.groups
-    repeats = 1 if not grouped.refuses(p) else filters
+    repeats = 1 if _fill_vectors(p) else filters
     group = filters if repeats == 1 else 1
     g = across_groups(geometry_of(p), vec.lanes, repeats)
     g["NR"], g["panels"] = vec.lanes, -(-p.O // vec.lanes)

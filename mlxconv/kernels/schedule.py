@@ -76,7 +76,7 @@ class Schedule:
     steps: tuple[Step, ...]
     tile: str = ""  # as people call it, "6x2 f32x8"
     parts: tuple[Part, ...] = ()
-    panels: int = 0  # packed filters
+    panels: int = 0  # packed filters, and a vector behind them
     shared: int = 0  # ... as many, if the first step packs them for all workers
     scratch: int = 0  # per worker
     runs: int = KEPT  # per worker
@@ -123,7 +123,7 @@ class Schedule:
 class Layout(NamedTuple):
     """How the tiles of a variant lie over a problem."""
 
-    over_groups: bool = False  # vectors run over the filters of all groups
+    over_groups: int = 0  # filters of a group, if vectors run over those of all groups
     repeats: int = 1  # ... for which strips of input repeat each channel so often
     tap_block: int = 1  # taps of a line that are summed together
     phases: int = 1  # neighbouring positions that each row of a tile computes
@@ -143,7 +143,7 @@ def schedule_of(
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
-    work = _work(g, window, layout.over_groups)
+    work = _work(g, window, layout.over_groups > 0)
     strip, few = _blocked(p, g, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
     tiles = [t for t in (tile, layout.narrow) if t]
@@ -154,7 +154,7 @@ def schedule_of(
     if layout.edge and g["in_place"][0]:
         kernels["edge"] = layout.edge(1, 1, tile.vec(elements))
     whole = int(g["groups"][0] * g["panels"][0])
-    panels, range_kernel = whole * window * NR, blocks if by_line else gathered
+    panels, range_kernel = whole * window * NR + vec.lanes, blocks if by_line else gathered
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
@@ -172,7 +172,7 @@ def schedule_of(
         parts=tuple(_parts(elements, vec, kernels, by_line)),
         panels=panels,
         shared=0 if alone else panels,
-        scratch=own + alone * math.prod(_parts_of_job(g)) * window * NR,
+        scratch=own + alone * (math.prod(_parts_of_job(g)) * window * NR + vec.lanes),
         runs=2 * math.prod(g["K"][0].tolist()) + KEPT,
         split=split,
         by_line=by_line,
@@ -183,6 +183,7 @@ def schedule_of(
 def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.ndarray:
     """The geometry of `p` with panels of the tile's filters."""
     NR = 1 if layout.by_filter else tile.shape[1] * tile.vec(elements).lanes
+    NR -= NR % (layout.over_groups or 1)
     g = in_phases(p, layout.phases)
     g = across_groups(g, NR, layout.repeats) if layout.over_groups else g
     g["MR"], narrow = tile.shape[0], layout.narrow

@@ -114,9 +114,13 @@ def _load_n(context, builder, sig, args):
     vec = sig.return_type
     p = _pointer(context, builder, sig, args, 1, vec.llvm)
     mask = _first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
-    name = f"llvm.masked.load.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
-    arguments = [p, _i32(vec.dtype.itemsize), mask, ir.Constant(vec.llvm, None)]
-    return _intrinsic(builder, name, vec.llvm, arguments)
+    return _masked_load(builder, p, mask, vec.llvm, vec.dtype.itemsize)
+
+
+def _masked_load(builder, p, mask, vector, itemsize):
+    name = f"llvm.masked.load.v{vector.count}f{8 * itemsize}.p0"
+    p = builder.bitcast(p, vector.as_pointer())
+    return _intrinsic(builder, name, vector, [p, _i32(itemsize), mask, ir.Constant(vector, None)])
 
 
 def broadcast(vec, a, i):
@@ -132,56 +136,80 @@ def _broadcast(context, builder, sig, args):
 
 
 def broadcast_each(vec, a, i, step, size):
-    """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes; size is a constant."""
-    return a[i + np.arange(vec.lanes // size) * step].repeat(size)
+    """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes, the last in what is left, too.
+    size is a constant; if step is one as well, one or two loads bring all of them."""
+    return a[i + _parts_of(vec.lanes, size) * step]
 
 
 @lowers(
     broadcast_each,
-    lambda vec, a, i, step, size: _divides(size, _check(vec, a, i, step)),
+    lambda vec, a, i, step, size: _sized(size, _check(vec, a, i, step)),
 )
 def _broadcast_each(context, builder, sig, args):
     vec, size = sig.return_type, sig.args[4].literal_value
-    p = _pointer(context, builder, sig, args, 1, vec.element)
-    parts = ir.VectorType(vec.element, vec.lanes // size)
-    if getattr(sig.args[3], "literal_value", None) == 1:
-        values = builder.load(builder.bitcast(p, parts.as_pointer()))
-        values.align = vec.dtype.itemsize
-    else:
-        step = context.cast(builder, args[3], sig.args[3], types.intp)
-        values = ir.Constant(parts, ir.Undefined)
-        for g in range(parts.count):
-            x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
-            values = builder.insert_element(values, x, _i32(g))
-    return _chosen(builder, values, [lane // size for lane in range(vec.lanes)])
+    constant = getattr(sig.args[3], "literal_value", 2 * vec.lanes)
+    parts, p = _parts_of(vec.lanes, size), _pointer(context, builder, sig, args, 1, vec.element)
+    extent = int(parts[-1]) * constant + 1
+    if 1 < extent <= 2 * vec.lanes:
+        return _chosen(builder, *_loaded(builder, p, extent, vec), parts * constant)
+    step = context.cast(builder, args[3], sig.args[3], types.intp)
+    values = ir.Constant(ir.VectorType(vec.element, int(parts[-1]) + 1), ir.Undefined)
+    for g in range(values.type.count):
+        x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
+        values = builder.insert_element(values, x, _i32(g))
+    return _chosen(builder, values, values, parts)
+
+
+def _loaded(builder, p, extent, vec):
+    """Two vectors whose elements, side by side, begin with the `extent` ones at `p`."""
+    span = min(vec.lanes, 1 << (extent - 1).bit_length())
+    low = _load_first(builder, p, min(extent, span), vec, span)
+    if extent <= span:
+        return low, low
+    behind = builder.gep(p, [ir.IntType(64)(span)])
+    return low, _load_first(builder, behind, extent - span, vec, span)
+
+
+def _load_first(builder, p, n, vec, lanes):
+    """The first n of so many lanes, as a load of all of them where n says so."""
+    mask = ir.Constant(ir.VectorType(_i1, lanes), [int(lane < n) for lane in range(lanes)])
+    return _masked_load(builder, p, mask, ir.VectorType(vec.element, lanes), vec.dtype.itemsize)
 
 
 def repeat(v, j, size):
-    """v[j], v[size + j], v[2*size + j], ..., each in `size` lanes; j and size are constants."""
-    return v[j::size].repeat(size)
+    """v[j], v[size + j], v[2*size + j], ..., each in `size` lanes, the last in what is left, too;
+    j and size are constants."""
+    return v[_parts_of(len(v), size) * size + j]
 
 
-@lowers(repeat, lambda v, j, size: _divides(size, v, j))
+@lowers(repeat, lambda v, j, size: _sized(size, v, j))
 def _repeat(context, builder, sig, args):
     j, size = (sig.args[i].literal_value for i in (1, 2))
-    return _chosen(builder, args[0], [lane // size * size + j for lane in range(sig.args[0].lanes)])
+    return _chosen(builder, args[0], args[0], _parts_of(sig.args[0].lanes, size) * size + j)
 
 
-def _divides(size, vec, *constants):
+def _parts_of(lanes, size):
+    """For each lane, the part of `size` lanes that it is in, the last one if it is left over."""
+    return np.minimum(np.arange(lanes) // size, lanes // size - 1)
+
+
+def _sized(size, vec, *constants):
     """The typing rule of words for parts of a vector; returns `vec`, or None while the constants
     are seen as mere integers."""
     if not isinstance(vec, Vec):
         raise TypingError(f"expected a vector type, got {vec}")
     if not all(isinstance(value, types.IntegerLiteral) for value in (size, *constants)):
         return None
-    if size.literal_value < 1 or vec.lanes % size.literal_value:
+    if not 1 <= size.literal_value <= vec.lanes:
         raise TypingError(f"{vec} has no parts of {size.literal_value} lanes")
     return vec
 
 
-def _chosen(builder, v, lanes):
-    """The vector of these lanes of `v`."""
-    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(_i32, len(lanes)), lanes))
+def _chosen(builder, v, u, lanes):
+    """The vector of these lanes of `v` and `u`, side by side."""
+    return builder.shuffle_vector(
+        v, u, ir.Constant(ir.VectorType(_i32, len(lanes)), [*map(int, lanes)])
+    )
 
 
 def fma(a, b, c):
