@@ -63,12 +63,11 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     # ahead of depthwise from 450 (complex128) to 2000 taps (float32): see CROSSOVER, convolving.py
     Transform(fft,     wins=lambda p: False, keeps_bits=False,
               loses="its error is relative to the norms of the data: it is for callers who ask"),
-    # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x with less
+    # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x below
     Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not dot.meets_few_filters(p),
             loses="there is one group, or one channel and one filter in each, or dot takes less"),
-    # 6-10x the speed of direct with one filter per channel, 1.1-3x with three or six
-    Variant(depthwise, wins=lambda p: p.groups > 1 and p.O // p.groups < 8,
-            loses="every channel feeds 8 filters or more, or all of them"),
+    # 6-10x the speed of direct
+    Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
     # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16; 2-4x with up to four filters
     Variant(dot,       wins=lambda p: p.N * math.prod(p.output_L) <= 12 or dot.meets_few_filters(p),
             loses="there are more than 12 output positions in the batch"),

@@ -21,8 +21,6 @@ from mlxconv.kernels.reference import sums_mending
 from mlxconv.lowering import laid_out
 from mlxconv.problem import Problem
 
-NARROW = 4  # channels of a group, at the most, that are taken one by one: 0.9-6x the speed
-
 
 class WeightGradient:
     """How the gradient of the convolution `problem` by its filters is computed."""
@@ -34,9 +32,7 @@ class WeightGradient:
         self._problem = p = problem._replace(dtype=wide, input_dtype=wide, flip=False)
         self._is_empty = 0 in (*p.input_shape, *p.weight_shape, *p.output_shape)
         self._flips, self._swaps = problem.flip, max(p.input_dilation) > 1 and max(p.stride) == 1
-        self._sum = _by_channel if _is_narrow(p) else _plain
-        if max(p.input_dilation) > 1:
-            self._sum = _spread
+        self._sum = _spread if max(p.input_dilation) > 1 else _plain
 
     def run(self, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
         """The gradient by the filters of the input `x` where `dy` is that by the result."""
@@ -66,19 +62,6 @@ def _mended(
     mending = sums_mending(p)
     threads.run(mending, mending.compile(), (x.ravel(), dy.ravel(), dw.ravel()), workers)
     return dw
-
-
-def _is_narrow(p: Problem) -> bool:
-    """Whether groups are best taken channel by channel."""
-    return p.groups > 1 and 1 < p.C // p.groups <= NARROW and not outer_grouped.takes(p)
-
-
-def _by_channel(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:
-    """The same of narrow groups: the first channels of all groups are a depthwise problem, and so
-    are the second ones, ..."""
-    q, channels = p._replace(C=p.groups), p.C // p.groups
-    parts = (x[..., c::channels] for c in range(channels))
-    return np.concatenate([_plain(q, part, dy, workers) for part in parts], axis=-1)
 
 
 def _spread(p: Problem, x: np.ndarray, dy: np.ndarray, workers: int | None) -> np.ndarray:

@@ -95,7 +95,8 @@ if workers == "2":
 
 def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, **named):
     groups = {"depthwise": C, "grouped": C // 2}.get(variant, groups or 1)
-    filters = 2 if variant == "grouped" else filters  # another number is another kernel
+    # of grouped another number of filters is another kernel
+    filters = {"depthwise": 1, "grouped": 2}.get(variant, filters)
     if variant == "dot":  # one output, many filters
         L = [1 + named.get("kernel_dilation", 1) * (tap - 1) for tap in taps]
         named, filters = {k: v for k, v in named.items() if k != "padding"}, 900
@@ -108,13 +109,13 @@ def compiled(N, L, C, taps, filters, layout=np.ascontiguousarray, groups=None, *
     return sum(event.is_start for _, event in recorder.buffer)
 
 few = variant == "depthwise"
-print(compiled(1, (40000,), 16, (3,), 1 if few else 32), sum([
-    compiled(3, (301,), 48, (7,), 3 if few else 16, stride=2, padding=3),
-    compiled(1, (9000,), 24, (13,) if few else (40,), 1 if few else 48, padding=([3], [0])),
-    compiled(2, (900,), 64, (2,), 2 if few else 64, kernel_dilation=9, flip=True),
-    compiled(2, (50,), 24, (3,), 12 if few else 16, groups=3),
-    compiled(1, (7700,), 10, (4,), 4 if few else 96, layout=np.asfortranarray),
-    compiled(1, (20, 30), 8, (3, 5), 2 if few else 32, stride=(2, 1), padding=1),
+print(compiled(1, (40000,), 16, (3,), 32), sum([
+    compiled(3, (301,), 48, (7,), 16, stride=2, padding=3),
+    compiled(1, (9000,), 24, (13,) if few else (40,), 48, padding=([3], [0])),
+    compiled(2, (900,), 64, (2,), 64, kernel_dilation=9, flip=True),
+    compiled(2, (50,), 24, (3,), 16, groups=3),
+    compiled(1, (7700,), 10, (4,), 96, layout=np.asfortranarray),
+    compiled(1, (20, 30), 8, (3, 5), 32, stride=(2, 1), padding=1),
 ]))
 """
 

@@ -75,7 +75,7 @@ def test_any_problem(case, dtype, seed):
 @pytest.mark.parametrize("threads", (1, 2, 3, 4))
 def test_large_enough_for_threads(variant, threads):
     """Lines of many blocks, more filters than one panel, a batch, a border: on real threads."""
-    groups, filters = {"depthwise": (24, 72), "grouped": (12, 48)}.get(variant, (2, 70))
+    groups, filters = {"depthwise": (24, 24), "grouped": (12, 60)}.get(variant, (2, 70))
     rng = np.random.default_rng(0)
     x = helpers.integer_array(rng, (3, 700, 24), np.float32)
     w = helpers.integer_array(rng, (filters, 5, 24 // groups), "f4")

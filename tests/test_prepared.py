@@ -21,7 +21,8 @@ W = helpers.random_array(RNG, (21, 4, 12), np.float32)
 def test_prepared_gives_the_bits_of_conv1d(variant, dtype):
     """The first call packs, the second does not; lengths change the blocks, not the filters."""
     groups = {"depthwise": 12, "grouped": 6}.get(variant, 1)
-    w = helpers.random_array(RNG, (24, 4, 12 // groups), dtype)
+    filters = 12 if variant == "depthwise" else 24
+    w = helpers.random_array(RNG, (filters, 4, 12 // groups), dtype)
     lengths = (7, 4) if variant == "dot" else (90, 50, 400, 9)
     try:
         conv = mlxconv.Conv1d(w, 1, 1, 1, groups, variant=variant)

@@ -1,5 +1,5 @@
 """Rows of the input as strips and copied windows hold them: zeros where they lie outside, of the
-arithmetic's type, with their channels side by side, each as often as it has filters.
+arithmetic's type, with their channels side by side.
 
 LLVM makes vectors of few of these loops: it cannot tell that offsets are not negative, nor that one
 array does not lie over another.  So they are written in vectors.
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from mlxconv.kernels.elements import converts_runs
 from mlxconv.simd.static import kernel
-from mlxconv.simd.words import broadcast, load, load_n, store, store_n, zero
+from mlxconv.simd.words import load, load_n, store, store_n, zero
 
 
 @lru_cache
@@ -48,32 +48,16 @@ def row_copies(elements, vec):
 
     @kernel(inline="always")
     def copy_row(g, x, scratch, source, to):
-        """scratch[to + c] = x[source + c // multiplier * x_channel] for the channels of a row."""
-        channels = g.channels
-        if g.multiplier == 1 and g.x_channel == 1:
-            copy_run(x, scratch, source, to, channels)
-        elif g.multiplier == 1:
-            for i in range(channels):
-                scratch[to + i] = widen(x[source + i * g.x_channel])
+        """scratch[to + c] = x[source + c * x_channel] for the channels of a row."""
+        if g.x_channel == 1:
+            copy_run(x, scratch, source, to, g.channels)
         else:
-            i, at = 0, source
-            while i < channels:  # what the next channel's repeats come over may be written as well
-                if CONVERTS:
-                    scratch[to + i] = widen(x[at])
-                    v = broadcast(vec, scratch, to + i)
-                else:
-                    v = broadcast(vec, x, at)
-                j, end = i, i + g.multiplier
-                while j < end and j + LANES <= channels:
-                    store(v, scratch, to + j)
-                    j += LANES
-                if j < end:
-                    store_n(v, scratch, to + j, min(end, channels) - j)
-                i, at = end, at + g.x_channel  # to divide would take longer than all else
+            for c in range(g.channels):
+                scratch[to + c] = widen(x[source + c * g.x_channel])
 
     @kernel(inline="always")
     def copy_rows(g, x, scratch, base, first, rows, c0, at):
-        """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c // multiplier],
+        """scratch[at + i*width + c] = x[base + (first+i)*x_step + channel c0 + c],
         0 outside the input."""  # to pass all of `data` would take longer than to copy a few rows
         lo = min(rows, max(0, -first))
         hi = max(lo, min(rows, g.L[2] - first))
@@ -81,7 +65,7 @@ def row_copies(elements, vec):
         source = base + first * step + c0 * g.x_channel
         clear(scratch, at, lo * width)
         clear(scratch, at + hi * width, (rows - hi) * width)
-        if g.multiplier == 1 and g.x_channel == 1 and width == g.channels and width == step:
+        if g.x_channel == 1 and width == g.channels and width == step:
             lo, hi = lo * width, hi * width  # rows without gaps
             copy_run(x, scratch, source + lo, at + lo, hi - lo)
         else:

@@ -30,8 +30,7 @@ GEOMETRY = np.dtype(
         ("N", "i8"),
         ("L", "i8", _AXES),  # input extents
         ("C", "i8"),  # input channels of one group that meet each filter
-        ("channels", "i8"),  # input channels of one group that a block reads, each repeated
-        ("multiplier", "i8"),  # ... this often
+        ("channels", "i8"),  # input channels of one group that a block reads
         ("width", "i8"),  # elements of a row of a strip: the same, up to whole vectors
         ("pitch", "i8"),  # elements from one copied window to the next
         ("stays", "i8"),  # whether a block may read the input in place
@@ -242,7 +241,7 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g = np.zeros(1, GEOMETRY)
     g["N"], g["L"], g["K"] = p.N, three(p.L, 1), three(p.K, 1)
     g["groups"], g["C"], g["O"] = p.groups, p.C // p.groups, p.O // p.groups
-    g["channels"], g["multiplier"], g["width"], g["stays"] = g["C"], 1, g["C"], True
+    g["channels"], g["width"], g["stays"] = g["C"], g["C"], True
     g["panel_blocks"] = 1
     g["group_blocks"], g["group_channels"] = 1, g["C"]
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)
@@ -269,18 +268,17 @@ def strides_of(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
-def across_groups(g: np.ndarray, NR: int, repeats: int = 1) -> np.ndarray:
+def across_groups(g: np.ndarray, NR: int) -> np.ndarray:
     """The geometry `g` with its groups as the vector axis: one group of all filters, NR of them
-    and the channels that they meet, each repeated so often, to a panel.
+    and the channels that they meet to a panel.
 
-    Blocks read the input in place where none is repeated and there are enough filters for a vector;
-    where filters are left over, the last vector overlaps the one before.
+    Blocks read the input in place where there are enough filters for a vector; where filters are
+    left over, the last vector overlaps the one before.
     """
     groups = int(g["groups"][0])
-    filters, channels = int(g["O"][0]) * groups, int(g["C"][0]) * groups * repeats
+    filters, channels = int(g["O"][0]) * groups, int(g["C"][0]) * groups
     panels = -(-filters // NR)
-    g["groups"], g["O"], g["channels"], g["multiplier"] = 1, filters, channels, repeats
-    g["stays"] = repeats == 1 and filters >= NR
+    g["groups"], g["O"], g["channels"], g["stays"] = 1, filters, channels, filters >= NR
     g["overlaps"] = g["stays"][0] and filters % NR > 0
     g["panel_channels"] = NR * channels // filters
     g["width"] = channels if g["stays"] else panels * g["panel_channels"]

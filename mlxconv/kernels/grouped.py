@@ -156,10 +156,14 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """Vectors run over filters of all groups."""
-    channels, filters, lanes = p.C // p.groups, p.O // p.groups, lanes_of(p)
-    between = (lanes // filters - 1) * channels  # the first group of a vector and the last
-    known = channels if 0 < between < 2 * lanes else 0
-    return over_groups(p, partial(micro_kernel, filters, known), filters)
+    return over_groups(p, partial(micro_kernel, p.O // p.groups, known_channels(p)))
+
+
+def known_channels(p: "Problem") -> int:
+    """The channels of a group, if those of all groups of a vector lie in two others."""
+    channels, lanes = p.C // p.groups, lanes_of(p)
+    last = (lanes // (p.O // p.groups) - 1) * channels  # where those of the last one begin
+    return channels if 0 < last < 2 * lanes else 0
 
 
 def turns(GROUP: int, CHANNELS: int) -> int:
@@ -167,9 +171,7 @@ def turns(GROUP: int, CHANNELS: int) -> int:
     return GROUP if CHANNELS == GROUP else 1
 
 
-def over_groups(
-    p: "Problem", kernel_of: Callable[..., Any], group: int, repeats: int = 1
-) -> Schedule:
+def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
     """The schedule with a tile for so many taps along a line.  Rows serve several taps where
     neighbouring positions meet the same ones, and lie in lines no shorter than a tile, since
     windows of shorter ones are copied one by one."""
@@ -178,8 +180,8 @@ def over_groups(
     while lanes_of(p) // tile.share >= 2 * p.O and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
     taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
-    edge = partial(kernel_of, 1, 1) if p.groups == p.C and repeats == 1 else None
-    layout = Layout(over_groups=group, repeats=repeats, tap_block=taps, edge=edge)
+    edge = partial(kernel_of, 1, 1) if p.groups == p.C else None
+    layout = Layout(over_groups=p.O // p.groups, tap_block=taps, edge=edge)
     return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 
 

@@ -213,11 +213,11 @@ def range_kernel(elements, NV, vec, SETS, add, write_sums):
             dy = Rows(data.w, first, g.y_step[2])
             add(x, w.line, runs, dy, g.y_step[1], sums, block, filters)
         else:
-            line = block.rows * g.NR
+            line = block.rows * g.pitch
             for j in range(block.lines):
                 source, to = first + j * g.y_step[1], g.panels_at + j * line
                 copy_gradients(data, source, block.rows, filters, to, block.lines * line)
-            dy_copy = Rows(data.scratch, g.panels_at, g.NR)
+            dy_copy = Rows(data.scratch, g.panels_at, g.pitch)
             add(x, w.line, runs, dy_copy, line, sums, block, filters)
 
     @kernel
@@ -296,7 +296,7 @@ def over_blocks(p: "Problem", g: np.ndarray, kernel: Any, work: Work) -> Schedul
         g,
         steps=(Step(kernel, jobs, work.flop),),
         parts=(Part("strips", strip_copies(elements, vec), strips_call(elements)),),
-        scratch=at + work.summed * taps * int(g["C"][0]),
+        scratch=at + work.summed * taps * int(g["C"][0]) + vec.lanes,
         runs=2 * taps + KEPT,
         split=(("pieces", pieces), ("parts of the filters", jobs // pieces)),
         suspects=meets_padding(p),

@@ -28,7 +28,7 @@ from mlxconv.kernels.outer import Work, over_blocks, range_kernel
 from mlxconv.kernels.schedule import Schedule, lanes_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import fma, load, store
+from mlxconv.simd.words import fma, load, load_n, store_n
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -38,6 +38,7 @@ POSITIONS = 256  # of a line of a block, at the most
 CHANNELS = 64  # of a part, at the least
 JOBS = 16  # at the least, if there is work for so many
 APART = 8  # multiply-adds in the time of one whose rows of x meet a single tap
+FEW_CHANNELS = 8  # with 9 to 26 and lanes left empty, outer.py takes 0.65-0.9 of the time
 JOB_FLOP = 1e5  # of a piece, at the least: to add it up afterwards costs as well
 
 
@@ -45,7 +46,7 @@ JOB_FLOP = 1e5  # of a piece, at the least: to add it up afterwards costs as wel
 def micro_kernel(GROUP, CHANNELS, vec):
     """The loops around a tile of TAPS taps of one vector of filters, GROUP of each group, which has
     CHANNELS, or any number if that is 0."""
-    LANES, TAPS_, SETS_, ROWS_ = vec.lanes, TAPS, SETS, ROWS
+    NR, TAPS_, SETS_, ROWS_ = vec.lanes // GROUP * GROUP, TAPS, SETS, ROWS
     TURNS, spread = grouped.turns(GROUP, CHANNELS), grouped.spreads(GROUP, CHANNELS, vec)
 
     @kernel
@@ -59,11 +60,11 @@ def micro_kernel(GROUP, CHANNELS, vec):
             for s in range(0, blocked, TAPS_):
                 for i in static_range(SETS_):
                     for t in static_range(TAPS_):
-                        at = to + ((s + t) * C + c + u) * LANES + i * apart
+                        at = to + ((s + t) * C + c + u) * NR + i * apart
                         acc[i, t] = load(vec, a, at)
                 for m in range(0, whole, ROWS_):
                     for i in static_range(ROWS_):
-                        d[i] = load(vec, dy.a, d_o + (m + i) * dy.step)
+                        d[i] = load_n(vec, dy.a, d_o + (m + i) * dy.step, NR)
                     for j in static_range(ROWS_ + TAPS_ - 1):
                         x_j = spread(x.a, x_r + c + (m + s + j) * x.step, C, u)
                         for t in static_range(TAPS_):
@@ -71,42 +72,42 @@ def micro_kernel(GROUP, CHANNELS, vec):
                                 if i == j - t:
                                     acc[i % SETS_, t] = fma(d[i], x_j, acc[i % SETS_, t])
                 for m in range(whole, positions):
-                    d_m = load(vec, dy.a, d_o + m * dy.step)
+                    d_m = load_n(vec, dy.a, d_o + m * dy.step, NR)
                     for t in static_range(TAPS_):
                         x_t = spread(x.a, x_r + c + (m + s + t) * x.step, C, u)
                         acc[0, t] = fma(d_m, x_t, acc[0, t])
                 for i in static_range(SETS_):
                     for t in static_range(TAPS_):
-                        at = to + ((s + t) * C + c + u) * LANES + i * apart
-                        store(acc[i, t], a, at)
+                        at = to + ((s + t) * C + c + u) * NR + i * apart
+                        store_n(acc[i, t], a, at, NR)
             for s in range(blocked, runs.length):
                 for i in static_range(SETS_):
-                    acc[i, 0] = load(vec, a, to + (s * C + c + u) * LANES + i * apart)
+                    acc[i, 0] = load(vec, a, to + (s * C + c + u) * NR + i * apart)
                 x_s = x_r + c + s * runs.step
                 for m in range(0, positions - SETS_ + 1, SETS_):
                     for i in static_range(SETS_):
-                        d[i] = load(vec, dy.a, d_o + (m + i) * dy.step)
+                        d[i] = load_n(vec, dy.a, d_o + (m + i) * dy.step, NR)
                         x_i = spread(x.a, x_s + (m + i) * x.step, C, u)
                         acc[i, 0] = fma(d[i], x_i, acc[i, 0])
                 for m in range(positions // SETS_ * SETS_, positions):
-                    d_m = load(vec, dy.a, d_o + m * dy.step)
+                    d_m = load_n(vec, dy.a, d_o + m * dy.step, NR)
                     acc[0, 0] = fma(d_m, spread(x.a, x_s + m * x.step, C, u), acc[0, 0])
                 for i in static_range(SETS_):
-                    store(acc[i, 0], a, to + (s * C + c + u) * LANES + i * apart)
+                    store_n(acc[i, 0], a, to + (s * C + c + u) * NR + i * apart, NR)
 
     @kernel
     def add_lines(x, line, runs, dy, dy_line, sums, block, filters):
         """sums[set][p][rows[r] + s*C + c][o] += sum over the positions of `block` of dy[o] *
         x[runs[r] + s*step + c of the group of o], for each vector p of filters, the last one
         overlapping."""
-        apart, C = -(-filters // LANES) * sums.step, CHANNELS or runs.channels
+        apart, C = -(-filters // NR) * sums.step, CHANNELS or runs.channels
         for j in range(block.lines):
-            for p in range(0, filters, LANES):
-                o = max(0, min(p, filters - LANES))
+            for p in range(0, filters, NR):
+                o = max(0, min(p, filters - NR))
                 x_o, d_o = x.at + j * line + o // GROUP * C, dy.at + j * dy_line + o
                 for r in range(runs.count):
                     x_r = x_o + runs.table[2 * r]
-                    to = sums.at + p // LANES * sums.step + runs.table[2 * r + 1] * LANES
+                    to = sums.at + p // NR * sums.step + runs.table[2 * r + 1] * NR
                     for c in range(0, C, TURNS):
                         add_taps(sums.a, to, apart, x, C, c, runs, x_r, dy, d_o, block.rows)
 
@@ -114,20 +115,20 @@ def micro_kernel(GROUP, CHANNELS, vec):
 
 
 @lru_cache
-def sum_writers(vec):
-    """write_sums for numbers of the type of `vec`."""
-    LANES, SETS_ = vec.lanes, SETS
+def sum_writers(NR):
+    """write_sums for vectors of so many filters."""
+    SETS_ = SETS
 
     @kernel
     def write_sums(data, sums, unit, first, filters, columns):
         """The sums of one job as they lie in the filters; whether there is no NaN among them."""
         to = (unit * data.geometry[0].O + first) * columns
-        a, apart, known = sums.a, -(-filters // LANES) * sums.step, True
-        for p in range(0, filters, LANES):
-            o = max(0, min(p, filters - LANES))
-            for i in range(min(LANES, filters - o)):
+        a, apart, known = sums.a, -(-filters // NR) * sums.step, True
+        for p in range(0, filters, NR):
+            o = max(0, min(p, filters - NR))
+            for i in range(min(NR, filters - o)):
                 for column in range(columns):
-                    at = sums.at + p // LANES * sums.step + column * LANES + i
+                    at = sums.at + p // NR * sums.step + column * NR + i
                     total = a[at]
                     for s in range(1, SETS_):
                         total += a[at + s * apart]
@@ -139,34 +140,30 @@ def sum_writers(vec):
 
 
 def takes(p: "Problem") -> bool:
-    """Whether these sums can be formed so: of depthwise problems, and groups that fill vectors."""
-    return p.groups > 1 and (p.groups == p.C or _fill_vectors(p))
-
-
-def _fill_vectors(p: "Problem") -> bool:
-    filters = p.O // p.groups
-    return filters > 0 and lanes_of(p) % filters == 0
+    """Whether these sums are best formed so: of groups that are no wider than a vector, and that
+    leave no lanes of it empty or have few channels."""
+    if p.groups == 1 or grouped.refuses(p):
+        return False
+    return lanes_of(p) % (p.O // p.groups) == 0 or p.C // p.groups <= FEW_CHANNELS
 
 
 def schedule(p: "Problem") -> Schedule:
     """Sums over pieces of the positions, as those of `outer`."""
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
-    channels, filters = p.C // p.groups, p.O // p.groups
-    repeats = 1 if _fill_vectors(p) else filters
-    group = filters if repeats == 1 else 1
-    g = across_groups(geometry_of(p), vec.lanes, repeats)
-    g["NR"], g["panels"] = vec.lanes, -(-p.O // vec.lanes)
-    if g["stays"][0] and p.O % vec.lanes == 0:
+    filters = p.O // p.groups
+    NR = vec.lanes // filters * filters
+    g = across_groups(geometry_of(p), NR)
+    g["NR"], g["panels"] = NR, -(-p.O // NR)
+    if g["stays"][0] and p.O % NR == 0:
         most = max(1, min(JOBS, p.O // CHANNELS))
-        in_parts(g, max(n for n in range(1, most + 1) if p.O % (n * vec.lanes) == 0))
+        in_parts(g, max(n for n in range(1, most + 1) if p.O % (n * NR) == 0))
     g["group_blocks"], parts = 1, int(g["groups"][0])
     pieces = min(-(-JOBS // parts), int(p.flop / parts / JOB_FLOP))
-    known = channels if channels in (1, group) else 0
-    add = micro_kernel(group, known, vec)
-    kernel = range_kernel(elements, 1, vec, SETS, add, sum_writers(vec))
-    width = int(g["panels"][0]) * vec.lanes
-    g["pitch"] = copied = width if g["O"][0] < vec.lanes else 0
+    add = micro_kernel(filters, grouped.known_channels(p), vec)
+    kernel = range_kernel(elements, 1, vec, SETS, add, sum_writers(NR))
+    g["pitch"] = copied = vec.lanes if g["O"][0] < NR else 0
+    width = int(g["panels"][0]) * NR
     flop = p.flop * (2 if p.stride[-1] == p.kernel_dilation[-1] else APART)
     work = Work(flop, pieces, POSITIONS, math.inf, copied, SETS * width)
     return over_blocks(p, g, kernel, work)

@@ -124,7 +124,6 @@ class Layout(NamedTuple):
     """How the tiles of a variant lie over a problem."""
 
     over_groups: int = 0  # filters of a group, if vectors run over those of all groups
-    repeats: int = 1  # ... for which strips of input repeat each channel so often
     tap_block: int = 1  # taps of a line that are summed together
     phases: int = 1  # neighbouring positions that each row of a tile computes
     narrow: Tile | None = None  # of one vector, for filters that are left over and fit into it
@@ -185,7 +184,7 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
     NR = 1 if layout.by_filter else tile.shape[1] * tile.vec(elements).lanes
     NR -= NR % (layout.over_groups or 1)
     g = in_phases(p, layout.phases)
-    g = across_groups(g, NR, layout.repeats) if layout.over_groups else g
+    g = across_groups(g, NR) if layout.over_groups else g
     g["MR"], narrow = tile.shape[0], layout.narrow
     if narrow:
         g["MR"] = max(tile.shape[0], narrow.shape[0])  # each block is enough for both

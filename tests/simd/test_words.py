@@ -509,34 +509,40 @@ def test_fetch_add_counts_in_int64(bad):
 # ---------------------------------------------------------------- parts of a vector
 
 
-def repeating(vec, size, lane):
-    """A kernel that repeats a lane of every `size`, and one that loads each from memory."""
+def repeating(vec, size, lane, constant):
+    """A kernel that repeats a lane of every `size`, and two that load each from memory: any step
+    apart, and a constant one."""
     LANES = vec.lanes
 
     def repeating_probe(a, step, y):
         store(repeat(load(vec, a, 0), lane, size), y, 0)
         store(broadcast_each(vec, a, lane, step, size), y, LANES)
+        store(broadcast_each(vec, a, lane, constant, size), y, 2 * LANES)
 
     return repeating_probe
 
 
+@needs_guard_pages
 @vectors
 def test_parts_of_every_size(vec):
+    """Lanes that are left over belong to the last part; nothing is read behind it."""
     LANES = vec.lanes
-    a = np.arange(3 * LANES, dtype=vec.dtype)
-    for size, step in itertools.product((1, 2, 4, 8, 16), (1, 2, 3)):
-        for lane in range(size if size <= LANES else 0):
-            probe = kernel(repeating(vec, size, lane), no_cpython_wrapper=False)
-            got, first = np.zeros(2 * LANES, vec.dtype), np.arange(LANES) // size
+    for size, step in ((1, 1), (1, 2), (2, 3), (3, 2), (4, 5), (5, 1), (7, 7), (8, 3), (16, 2)):
+        first = np.minimum(np.arange(LANES) // size, LANES // size - 1)
+        for lane in {0, size - 1} if size <= LANES else ():
+            probe = kernel(repeating(vec, size, lane, step), no_cpython_wrapper=False)
+            extent = max(LANES, int(first[-1]) * step + lane + 1)
+            a, got = guarded(np.arange(extent, dtype=vec.dtype)), np.zeros(3 * LANES, vec.dtype)
+            assert fate(lambda p=probe, a=a, n=step, y=got: p(a, n, y)) == "ok", (size, lane, step)
             probe(a, step, got)
-            expected = np.concatenate([first * size + lane, first * step + lane])
-            assert np.array_equal(got, expected), (size, lane, step)
+            expected = [first * n + lane for n in (size, step, step)]
+            assert np.array_equal(got, np.concatenate(expected)), (size, lane, step)
 
 
-def test_sizes_of_parts_are_divisors_and_constants():
+def test_sizes_of_parts_are_constants_of_a_vector():
     vec, arrays = VECTORS["f64x4"], (types.Array(types.float64, 1, "C"),)
-    with pytest.raises(TypingError, match="f64x4 has no parts of 3 lanes"):
-        kernel(repeating(vec, 3, 0)).compile((*arrays, types.intp, *arrays))
+    with pytest.raises(TypingError, match="f64x4 has no parts of 5 lanes"):
+        kernel(repeating(vec, 5, 0, 1)).compile((*arrays, types.intp, *arrays))
 
     def variable_probe(a, size, y):
         store(broadcast_each(vec, a, 0, 1, size), y, 0)
