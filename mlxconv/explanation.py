@@ -8,6 +8,7 @@ from mlxconv import roofline, timing
 from mlxconv.dispatch import AnyPlan, plan
 from mlxconv.fft import FourierPlan
 from mlxconv.kernels import dot
+from mlxconv.kernels.schedule import Schedule
 from mlxconv.lowering import as_real
 from mlxconv.parameters import Ints
 from mlxconv.phases import PhasedPlan
@@ -17,6 +18,7 @@ from mlxconv.query import Query, query
 from mlxconv.stream import resolve
 from mlxconv.tables import number
 from mlxconv.threads import default_threads, layer
+from mlxconv.weight_gradient import WeightGradient
 
 MEASURE_SECONDS = 0.5
 
@@ -51,6 +53,8 @@ class Explanation:
     """The least time this machine can take; None as long as `machine()` has not been measured."""
     measured_us: float | None
     """The best of what `measure=True` measured."""
+    what: str = ""
+    """What is computed, if not the convolution."""
 
     @property
     def intensity(self) -> float:
@@ -68,6 +72,7 @@ class Explanation:
         p = self.problem
         count, length = self.runs
         lines = [
+            *([self.what] if self.what else []),
             f"{_shape(p.input_shape)} {p.input_dtype} with {p.O} filters of {_shape(p.K)} taps"
             f"{f', {p.groups} groups' if p.groups > 1 else ''}"
             f" -> {_shape(p.output_shape)} {p.dtype}, {p.flop / 1e9:.3g} GFLOP",
@@ -124,6 +129,7 @@ def explain(
     transposed: bool = False,
     output_padding: Any = 0,
     dtype: Any = None,
+    gradient: str | None = None,
     stream: Any = None,
     variant: str | None = None,
     measure: bool = False,
@@ -146,8 +152,11 @@ def explain(
         Whether it is a `conv_transpose1d`, `2d` or `3d`, and the padding of its output.
     dtype : dtype_like or (dtype_like, dtype_like), optional
         The type of shapes, float32 if not given; a pair is the input's and the weight's.
+    gradient : str, optional
+        Explain not the convolution but its gradient by the "input", which is a convolution of the
+        cotangent, or by the "weight", whose `variant` is one of "outer_grouped" and "outer".
     measure : bool
-        Run the convolution too, for about half a second, on random numbers where only shapes are
+        Run it too, for about half a second, on random numbers where only shapes are
         given, and say how close it comes to the bound.  Measures `machine()` if that is not known.
 
     Returns
@@ -165,8 +174,9 @@ def explain(
     >>> print(mlxconv.explain((1, 3000, 512), (512, 3, 512), stride=2, padding=1))  # doctest: +SKIP
     """
     q = (stride, padding, dilation, groups, input_dilation, flip)
-    asked = query(input, weight, *q, dtype, transposed, output_padding)
-    p, threads = plan(asked.problem, variant), resolve(stream).threads or default_threads()
+    asked = query(input, weight, *q, dtype, transposed, output_padding, gradient)
+    how = WeightGradient if gradient == "weight" else plan
+    p, threads = how(asked.problem, variant), resolve(stream).threads or default_threads()
     known = roofline.machine() if measure else roofline.measured()
     call = asked.with_data().call(stream, variant) if measure else None
     seconds = min(timing.in_turns({"": call}, MEASURE_SECONDS)[""]) if call else None
@@ -174,27 +184,36 @@ def explain(
 
 
 def _explanation(
-    p: AnyPlan,
+    p: AnyPlan | WeightGradient,
     asked: Query,
     threads: int,
     known: roofline.Machine | None,
     seconds: float | None,
 ) -> Explanation:
-    largest = p.largest if isinstance(p, PhasedPlan) else p
-    work = _transforms(largest) if isinstance(largest, FourierPlan) else _tiles(largest, threads)
-    if isinstance(p, PhasedPlan):
-        work = work._replace(split=f"{work.split}; the largest of {len(p.parts)} parts")
-    flop, moved = as_real(p.problem).flop, asked.bytes_moved
+    seen: Problem
+    if isinstance(p, WeightGradient):
+        work, seen = _sums(p, threads), p.seen
+    else:
+        largest = p.largest if isinstance(p, PhasedPlan) else p
+        seen = largest.real
+        if isinstance(largest, FourierPlan):
+            work = _transforms(largest)
+        else:
+            work = _tiles(largest, threads)
+        if isinstance(p, PhasedPlan):
+            work = work._replace(split=f"{work.split}; the largest of {len(p.parts)} parts")
+    flop, moved, dtype = as_real(asked.problem).flop, asked.bytes_moved, asked.problem.dtype
     return Explanation(
-        problem=p.problem,
+        problem=asked.problem,
         variant=p.variant,
-        runs=_runs(largest.real),
+        runs=_runs(seen),
         **work._asdict(),
         refused=p.refused,
         flop=flop,
         bytes_moved=moved,
-        bound=known.bound(flop, moved, p.problem.dtype, threads) if known else None,
+        bound=known.bound(flop, moved, dtype, threads) if known else None,
         measured_us=seconds * 1e6 if seconds is not None else None,
+        what=asked.what,
     )
 
 
@@ -211,14 +230,25 @@ class _Work(NamedTuple):
 
 def _tiles(p: Plan, threads: int) -> _Work:
     """Those of a kernel."""
-    jobs = p.schedule.steps[-1].jobs
-    split = " x ".join(f"{n} {name}" for name, n in p.schedule.split if n > 1) or "one block"
-    split = split if p.schedule.tile else "one per output position"
-    terms, arithmetic = math.prod(p.real.K) * p.real.C // p.real.groups, p.schedule.elements.dtype
-    rounded = "" if arithmetic == p.real.dtype else f", then one rounding to {p.real.dtype}"
+    terms = math.prod(p.real.K) * p.real.C // p.real.groups
+    return _scheduled(p.schedule, terms, p.real.dtype, threads)
+
+
+def _sums(p: WeightGradient, threads: int) -> _Work:
+    """Those of a gradient by the filters."""
+    terms = p.seen.N * math.prod(p.seen.output_L)
+    return _scheduled(p.sums.schedule, terms, p.dtype.name, threads)
+
+
+def _scheduled(schedule: Schedule, terms: int, dtype: str, threads: int) -> _Work:
+    """Those of a schedule for sums of so many terms, and a result of this type."""
+    jobs, arithmetic = schedule.steps[-1].jobs, schedule.elements.dtype
+    split = " x ".join(f"{n} {name}" for name, n in schedule.split if n > 1) or "one block"
+    split = split if schedule.tile else "one per output position"
+    rounded = "" if arithmetic == dtype else f", then one rounding to {dtype}"
     u = "2**-24" if arithmetic == "float32" else "2**-53"
     error = f"at most {terms} u of sum |x||w|, u = {u}{rounded}; the same bits every time"
-    return _Work(p.schedule.tile, jobs, split, min(threads, max(1, jobs)), layer(), error)
+    return _Work(schedule.tile, jobs, split, min(threads, max(1, jobs)), layer(), error)
 
 
 def _transforms(p: FourierPlan) -> _Work:

@@ -6,9 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlxconv.api import are_exact, convolution
-from mlxconv.arrays import as_array, dtype_named
+from mlxconv.arrays import REAL_OF, as_array, dtype_named
+from mlxconv.dispatch import able, plan
+from mlxconv.input_gradient import input_gradient, transposed
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
+from mlxconv.sampling import exact_weight, largest_error
+from mlxconv.stream import resolve
+from mlxconv.weight_gradient import WeightGradient
+from mlxconv.weight_gradient import able as sums_able
 
 
 class Query(NamedTuple):
@@ -18,6 +24,7 @@ class Query(NamedTuple):
     problem: Problem
     weight_dtype: np.dtype[Any]
     arrays: tuple[np.ndarray, np.ndarray] | None
+    what: str = ""  # it computes, if that is not the convolution of the arrays
 
     @property
     def bytes_moved(self) -> int:
@@ -29,6 +36,15 @@ class Query(NamedTuple):
             (p.output_shape, dtype_named(p.dtype)),
         )
         return sum(int(np.prod(shape, dtype=object)) * kind.itemsize for shape, kind in sizes)
+
+    @property
+    def picked(self) -> str:
+        """The variant that the table picks."""
+        return plan(self.problem).variant
+
+    def able(self, keeps_bits: bool = True) -> tuple[str, ...]:
+        """The variants that can compute it: those that the table may pick, or all of them."""
+        return able(self.problem, keeps_bits)
 
     def with_data(self) -> "Query":
         """The same with arrays: random normal numbers where only shapes were given."""
@@ -53,6 +69,65 @@ class Query(NamedTuple):
         p = problem_of(q, x.shape, x.dtype, w.shape, w.dtype)
         return self._replace(problem=p, arrays=(x, w))
 
+    def error(self, result: np.ndarray) -> float:
+        """That of a result, in units of u sum |x||w|."""
+        assert self.arrays is not None
+        return largest_error(self.problem, *self.arrays, result)
+
+    def of_gradient(self, by: str) -> "Query":
+        """What computes the gradient of the convolution by its "input" or its "weight", for a
+        cotangent of random normal numbers."""
+        if by not in ("input", "weight"):
+            raise ValueError(f"gradient takes 'input' or 'weight', got {by!r}")
+        p, w_type = self.problem, self.weight_dtype
+        if p.dtype in REAL_OF:
+            raise TypeError(f"the result is {p.dtype}; only real convolutions have gradients here")
+        kind, arrays = dtype_named(p.dtype), self.arrays
+        dy = None if arrays is None else _normal(np.random.default_rng(0), p.output_shape, kind)
+        if by == "weight":
+            given = None if arrays is None or dy is None else (arrays[0], dy)
+            return WeightGradientQuery(self.parameters, p, w_type, given, "gradient by the weight")
+        g = input_gradient(p)._replace(input_dtype=p.dtype)
+        padding = g.padding_lo, g.padding_hi
+        steps = g.stride, padding, g.kernel_dilation, g.input_dilation, g.groups, False
+        if arrays is not None and dy is not None:
+            arrays = dy, transposed(arrays[1], p.groups, not p.flip)
+        what = "gradient by the input, as a convolution of the cotangent"
+        return Query(Parameters("conv_general", *steps), g, w_type, arrays, what)
+
+
+class WeightGradientQuery(Query):
+    """The same for the gradient by its weight; the second array is the cotangent."""
+
+    @property
+    def picked(self) -> str:
+        return WeightGradient(self.problem).variant
+
+    def able(self, keeps_bits: bool = True) -> tuple[str, ...]:
+        return sums_able(WeightGradient(self.problem).seen)
+
+    def with_data(self) -> "Query":
+        if self.arrays is not None:
+            return self
+        rng, p = np.random.default_rng(0), self.problem
+        x = _normal(rng, p.input_shape, dtype_named(p.input_dtype))
+        return self._replace(arrays=(x, _normal(rng, p.output_shape, dtype_named(p.dtype))))
+
+    def call(self, stream: Any, variant: str | None) -> Callable[[], np.ndarray]:
+        assert self.arrays is not None
+        (x, dy), gradient = self.arrays, WeightGradient(self.problem, variant)
+        return lambda: gradient.run(x, dy, resolve(stream).threads)
+
+    def shortened(self, rows: int) -> "Query":
+        assert self.arrays is not None
+        x, q = self.arrays[0][:1, :rows], self.parameters
+        p = problem_of(q, x.shape, x.dtype, self.problem.weight_shape, self.weight_dtype)
+        return self._replace(problem=p, arrays=(x, np.ones(p.output_shape, dtype_named(p.dtype))))
+
+    def error(self, result: np.ndarray) -> float:
+        assert self.arrays is not None
+        return largest_error(self.problem, *self.arrays, result, exact_weight)
+
 
 def query(
     input: Any,
@@ -66,6 +141,7 @@ def query(
     dtype: Any = None,
     transposed: bool = False,
     output_padding: Any = 0,
+    gradient: str | None = None,
 ) -> Query:
     """The Query that the arguments of `explain` or `race` make, or the convolution's own error."""
     pair = isinstance(dtype, tuple) and len(dtype) == 2
@@ -82,7 +158,8 @@ def query(
         function = f"conv_transpose{rank}d"
         q = q._replace(function=function, flip=True, output_padding=output_padding)
     arrays = None if x is None or w is None else (x, w)
-    return Query(q, problem_of(q, x_shape, x_type, w_shape, w_type), w_type, arrays)
+    asked = Query(q, problem_of(q, x_shape, x_type, w_shape, w_type), w_type, arrays)
+    return asked if gradient is None else asked.of_gradient(gradient)
 
 
 def _per_end_pairs(padding: Any) -> bool:

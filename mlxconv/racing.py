@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from mlxconv import roofline, timing
-from mlxconv.dispatch import able, plan
 from mlxconv.lowering import as_real
 from mlxconv.problem import Problem
 from mlxconv.query import Query, query
-from mlxconv.sampling import largest_error
 from mlxconv.stream import resolve
 from mlxconv.tables import Table, number
 from mlxconv.threads import default_threads
@@ -50,6 +48,8 @@ class Race:
     """Of all variants that can compute the problem, the fastest first."""
     bound: roofline.Bound
     """The least time this machine can take, at the FMA peak of the same rounds."""
+    what: str = ""
+    """What was computed, if not the convolution."""
 
     @property
     def fastest(self) -> Entry:
@@ -75,7 +75,7 @@ class Race:
             if self.bound.binds == "arithmetic"
             else f"moving data in {self.bound.binds}"
         )
-        return (
+        return f"{self.what}\n" * bool(self.what) + (
             f"{p.input_shape} {p.input_dtype} with {p.weight_shape} -> {p.output_shape} {p.dtype},"
             f" {self.threads} thread{'s' * (self.threads != 1)}\n{table.plain()}\n"
             f"bound {number(self.bound.us)} us by {by};"
@@ -107,6 +107,7 @@ def race(
     transposed: bool = False,
     output_padding: Any = 0,
     dtype: Any = None,
+    gradient: str | None = None,
     stream: Any = None,
     rounds: int | None = None,
     seconds: float = 1.0,
@@ -118,7 +119,7 @@ def race(
     ----------
     input, weight, stride, padding, dilation, groups, input_dilation, flip
         As in `explain`; of shapes alone, random numbers are convolved.
-    transposed, output_padding, dtype, stream
+    transposed, output_padding, dtype, gradient, stream
         As in `explain`.
     rounds : int, optional
         How many rounds; if not given, as many as fit `seconds`, at least 3.
@@ -146,10 +147,10 @@ def race(
     >>> print(mlxconv.race((1, 3000, 80), (512, 3, 80), padding=1))  # doctest: +SKIP
     """
     q = (stride, padding, dilation, groups, input_dilation, flip)
-    asked = query(input, weight, *q, dtype, transposed, output_padding).with_data()
+    asked = query(input, weight, *q, dtype, transposed, output_padding, gradient).with_data()
     p, threads = asked.problem, resolve(stream).threads or default_threads()
-    picked = plan(p).variant
-    trials = {name: _trial(asked, stream, name) for name in able(p, keeps_bits=False)}
+    picked, kernels = asked.picked, asked.able()
+    trials = {name: _trial(asked, stream, name) for name in asked.able(keeps_bits=False)}
     calls = {
         name: asked.call(stream, name)
         for name, took in trials.items()
@@ -157,7 +158,6 @@ def race(
     }
     peak, flop = roofline.fma_call(_arithmetic(p), threads)
     best = timing.best(timing.in_turns({**calls, "": peak}, seconds, rounds))
-    kernels = able(p)
     entries = [
         _entry(asked, name, calls.get(name), best.get(name, trials[name]), name in kernels)
         for name in trials
@@ -166,7 +166,7 @@ def race(
         as_real(p).flop, asked.bytes_moved, p.dtype, threads, flop / best[""] / 1e9
     )
     entries.sort(key=lambda entry: (not entry.ran, entry.seconds))
-    return Race(p, threads, picked, tuple(entries), bound)
+    return Race(p, threads, picked, tuple(entries), bound, asked.what)
 
 
 def _entry(
@@ -178,8 +178,7 @@ def _entry(
 ) -> Entry:
     if call is None or asked.arrays is None:
         return Entry(name, seconds, False, float("nan"), keeps_bits)
-    error = largest_error(asked.problem, *asked.arrays, call())
-    return Entry(name, seconds, True, error, keeps_bits)
+    return Entry(name, seconds, True, asked.error(call()), keeps_bits)
 
 
 def _trial(asked: Query, stream: Any, variant: str) -> float:

@@ -1,6 +1,7 @@
 """The error of a result, against sums in extended precision: of all outputs, or of a sample."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,19 @@ from mlxconv.problem import Problem
 SAMPLES = 1000  # outputs checked at the most, some 20 us each
 
 
-def largest_error(p: Problem, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> float:
-    """max |y - exact| / (u sum |x||w|) over the sampled outputs, u the unit roundoff of y's type.
+Exact = Callable[..., tuple[np.generic, np.generic]]  # (sum of products, of their magnitudes)
+
+
+def largest_error(
+    p: Problem, x: np.ndarray, w: np.ndarray, y: np.ndarray, exact_of: Exact | None = None
+) -> float:
+    """max |y - exact| / (u sum |x||w|) over sampled outputs, u the unit roundoff of y's type; or
+    those that `exact_of` computes, as `exact_output` does.
 
     Below 1 every output is as good as one rounding of the exact sum may be."""
     worst, u = 0.0, unit_roundoff(p.dtype)
     for index in sample(y.shape):
-        exact, magnitude = exact_output(p, x, w, index)
+        exact, magnitude = (exact_of or exact_output)(p, x, w, index)
         worst = max(worst, ratio(extended(y[index]), exact, u * float(magnitude)))
     return worst
 
@@ -44,6 +51,22 @@ def exact_output(
     filters = w[o][np.ix_(*taps, np.arange(C))]
     a, b = extended(window), extended(filters)
     return (a * b).sum(), (abs(a) * abs(b)).sum()
+
+
+def exact_weight(
+    p: Problem, x: np.ndarray, dy: np.ndarray, index: tuple[int, ...]
+) -> tuple[np.generic, np.generic]:
+    """The same of an element of the gradient by the filters: an output of the convolution in which
+    batch and channels, positions and taps, stride and dilation have changed places."""
+    o, *taps, c = index
+    channel = o // (p.O // p.groups) * (p.C // p.groups) + c
+    turned = p._replace(
+        N=1, C=p.N, O=1, groups=1, flip=False, K=p.output_L,
+        stride=p.kernel_dilation, kernel_dilation=p.stride,
+    )  # fmt: skip
+    at = (n - 1 - k if p.flip else k for k, n in zip(taps, p.K, strict=True))
+    rows, cotangents = (np.moveaxis(a, 0, -1)[None] for a in (x[..., channel], dy[..., o]))
+    return exact_output(turned, rows, cotangents, (0, *at, 0))
 
 
 def _met(p: Problem, axis: int, position: int) -> tuple[np.ndarray, np.ndarray]:

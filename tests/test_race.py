@@ -55,6 +55,56 @@ def test_every_able_variant_runs_and_is_right(x, w, named):
     assert all(name in text for name in took) and text.count("picked") == 1 and "bound" in text
 
 
+@pytest.mark.parametrize("by", ("input", "weight"))
+@pytest.mark.parametrize(
+    "x, w, named",
+    [
+        ((2, 60, 8), (12, 3, 8), {}),
+        ((1, 12, 9, 8), (8, 3, 3, 1), dict(groups=8, padding=(2, 0), stride=2)),
+        ((1, 60, 4), (6, 3, 2), dict(input_dilation=2, flip=True, padding=([1], [2]), groups=2)),
+        ((1, 60, 4), (6, 3, 4), dict(input_dilation=2, stride=3, padding=-2, dtype="float64")),
+        ((1, 20, 4), (40, 4, 2), dict(transposed=True, stride=2, padding=1, groups=2)),
+        ((1, 60, 4), (6, 3, 4), dict(dtype="float16")),
+    ],
+)
+def test_races_and_explanations_of_gradients(x, w, named, by):
+    race = mlxconv.race(x, w, **named, gradient=by, rounds=1)
+    found = mlxconv.explain(x, w, **named, gradient=by)
+    problem = mlxconv.explain(x, w, **named).problem
+    assert race.picked == found.variant and race.problem == found.problem
+    text = str(found)
+    terms = int(text.partition("error     at most ")[2].split()[0])
+    assert all(entry.ran and entry.error <= terms + 1 for entry in race.entries)
+    assert f"gradient by the {by}" in str(race) and f"gradient by the {by}" in text
+    if by == "input":
+        assert race.problem.output_shape == problem.input_shape
+        assert {entry.variant for entry in race.entries} >= {"direct", "reference"}
+    else:
+        assert race.problem == problem and "outer" in {entry.variant for entry in race.entries}
+        assert terms >= np.prod(problem.output_shape[:-1]) or max(problem.input_dilation) > 1
+
+
+def test_races_of_gradients_run_on_the_callers_arrays():
+    x, w = np.ones((1, 60, 4), "f4"), np.ones((6, 3, 4), "f4")
+    w[0, 1, 2] = np.nan
+    race = mlxconv.race(x, w, gradient="weight", rounds=1)
+    assert all(np.isfinite(entry.error) for entry in race.entries)  # the filters do not matter
+    measured = mlxconv.explain(x, w, gradient="input", measure=True).measured_us
+    assert measured is not None and measured > 0
+
+
+def test_gradients_that_there_are_not():
+    x, w = (1, 60, 4), (6, 3, 4)
+    with pytest.raises(ValueError, match="gradient takes 'input' or 'weight', got 'bias'"):
+        mlxconv.race(x, w, gradient="bias")
+    with pytest.raises(TypeError, match="complex64; only real convolutions have gradients"):
+        mlxconv.explain(x, w, dtype="complex64", gradient="input")
+    with pytest.raises(ValueError, match="variant 'dot' cannot compute this gradient; outer can"):
+        mlxconv.explain(x, w, variant="dot", gradient="weight")
+    reason = dict(mlxconv.explain(x, w, gradient="weight").refused)["outer_grouped"]
+    assert reason == "there is one group"
+
+
 def test_a_race_runs_on_the_callers_arrays():
     x, w = np.ones((1, 60, 4), "f4"), np.ones((6, 3, 4), "f4")
     assert all(entry.error == 0 for entry in mlxconv.race(x, w, rounds=1).entries)

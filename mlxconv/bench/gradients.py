@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from mlxconv import sampling
 from mlxconv.bench.engines import OURS, Contender, Contenders, Task
 from mlxconv.bench.shapes import Shape
 from mlxconv.input_gradient import input_gradient, transposed
-from mlxconv.problem import Problem
-from mlxconv.sampling import exact_output, extended, ratio, sample, unit_roundoff
 
 KINDS = ("input", "weight")  # by which of them
 
@@ -73,29 +72,8 @@ def result_shape(shape: Shape, gradient: str) -> tuple[int, ...]:
 
 def largest_error(shape: Shape, dtype: str, gradient: str, found: np.ndarray) -> float:
     """max |found - exact| / (u sum |products|) over sampled elements, by the definition."""
-    x, w, dy = operands(shape, dtype)
-    p, worst, u = shape.problem(dtype), 0.0, unit_roundoff(dtype)
-    by_input, turned = input_gradient(p), transposed(w, p.groups, not p.flip)
-    for index in sample(found.shape):
-        if gradient == "input":
-            exact, magnitude = exact_output(by_input, dy, turned, index)
-        else:
-            exact, magnitude = _exact_weight(p, x, dy, index)
-        worst = max(worst, ratio(extended(found[index]), exact, u * float(magnitude)))
-    return worst
-
-
-def _exact_weight(
-    p: Problem, x: np.ndarray, dy: np.ndarray, index: tuple[int, ...]
-) -> tuple[np.generic, np.generic]:
-    """(sum of products, sum of their magnitudes) of one weight: an output of the convolution in
-    which batch and channels, positions and taps, stride and dilation have changed places."""
-    o, *taps, c = index
-    channel = o // (p.O // p.groups) * (p.C // p.groups) + c
-    turned = p._replace(
-        N=1, C=p.N, O=1, groups=1, flip=False, K=p.output_L,
-        stride=p.kernel_dilation, kernel_dilation=p.stride,
-    )  # fmt: skip
-    at = (n - 1 - k if p.flip else k for k, n in zip(taps, p.K, strict=True))
-    rows, cotangents = (np.moveaxis(a, 0, -1)[None] for a in (x[..., channel], dy[..., o]))
-    return exact_output(turned, rows, cotangents, (0, *at, 0))
+    (x, w, dy), p = operands(shape, dtype), shape.problem(dtype)
+    if gradient == "weight":
+        return sampling.largest_error(p, x, dy, found, sampling.exact_weight)
+    turned = transposed(w, p.groups, not p.flip)
+    return sampling.largest_error(input_gradient(p), dy, turned, found)

@@ -17,6 +17,7 @@ Order       positions one after the other in a block, blocks in order within a p
 """
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -243,6 +244,11 @@ def range_kernel(elements, NV, vec, SETS, add, write_sums):
     return outer
 
 
+def refuses(p: "Problem") -> str:
+    """Nothing: sums of any problem are outer products."""
+    return ""
+
+
 def schedule(p: "Problem", mode: int = 0) -> Schedule:
     """Sums over pieces of the positions, for an input that is not dilated; the result is an array
     (pieces, *weight_shape), `pieces` being the first number of the split, or (pieces, groups, C,
@@ -261,7 +267,8 @@ def schedule(p: "Problem", mode: int = 0) -> Schedule:
     positions = min(POSITIONS, max(POSITIONS // 4, STRIP_BYTES // (of_job * itemsize)))
     kernel = range_kernel(elements, tile()[1], vec, 1, products(vec), sum_writers(vec))
     pieces = min(most, -(-JOBS // (parts * p.groups)))
-    return over_blocks(p, g, kernel, Work(p.flop, pieces, positions, positions, of_job, of_job))
+    work = Work(p.flop, pieces, positions, positions, of_job, of_job)
+    return replace(over_blocks(p, g, kernel, work), tile="{}x{} {}".format(*tile(), vec.name))
 
 
 class Work(NamedTuple):

@@ -16,6 +16,7 @@ Order       SETS chains of multiply-adds for every weight, over its positions in
 """
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from mlxconv.kernels.blocking import in_parts
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import across_groups, geometry_of
 from mlxconv.kernels.outer import Work, over_blocks, range_kernel
-from mlxconv.kernels.schedule import Schedule, lanes_of
+from mlxconv.kernels.schedule import Schedule
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
 from mlxconv.simd.words import fma, load, load_n, store_n
@@ -38,7 +39,6 @@ POSITIONS = 256  # of a line of a block, at the most
 CHANNELS = 64  # of a part, at the least
 JOBS = 16  # at the least, if there is work for so many
 APART = 8  # multiply-adds in the time of one whose rows of x meet a single tap
-FEW_CHANNELS = 8  # with 9 to 26 and lanes left empty, outer.py takes 0.65-0.9 of the time
 JOB_FLOP = 1e5  # of a piece, at the least: to add it up afterwards costs as well
 
 
@@ -139,16 +139,14 @@ def sum_writers(NR):
     return write_sums
 
 
-def takes(p: "Problem") -> bool:
-    """Whether these sums are best formed so: of groups that are no wider than a vector, and that
-    leave no lanes of it empty or have few channels."""
-    if p.groups == 1 or grouped.refuses(p):
-        return False
-    return lanes_of(p) % (p.O // p.groups) == 0 or p.C // p.groups <= FEW_CHANNELS
+def refuses(p: "Problem") -> str:
+    """Why these sums cannot be formed so; empty if they can."""
+    return "there is one group" if p.groups == 1 else grouped.refuses(p)
 
 
-def schedule(p: "Problem") -> Schedule:
-    """Sums over pieces of the positions, as those of `outer`."""
+def schedule(p: "Problem", mode: int = 0) -> Schedule:
+    """Sums over pieces of the positions, as those of `outer`, whose other modes are not for it."""
+    assert mode == 0
     elements = Elements(p.dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     filters = p.O // p.groups
@@ -166,4 +164,4 @@ def schedule(p: "Problem") -> Schedule:
     width = int(g["panels"][0]) * NR
     flop = p.flop * (2 if p.stride[-1] == p.kernel_dilation[-1] else APART)
     work = Work(flop, pieces, POSITIONS, math.inf, copied, SETS * width)
-    return over_blocks(p, g, kernel, work)
+    return replace(over_blocks(p, g, kernel, work), tile=f"{TAPS}x1 {vec.name}")
