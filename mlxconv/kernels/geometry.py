@@ -55,6 +55,7 @@ GEOMETRY = np.dtype(
         ("w_step", "i8", _AXES),  # ... from one tap to the next, per axis
         ("w_channel", "i8"),  # ... from one channel to the next
         ("w_run", "i8"),  # ... of a filter that lie without gaps, or at least as far apart
+        ("w_turned", "i8"),  # whether those of a run lie from the last to the first
         ("phases", "i8"),  # output positions that all filters compute side by side
         ("banks", "i8"),  # that filters come in, one behind the other: one for each phase
         ("w_bank", "i8"),  # elements from the filters of one bank to those of the next
@@ -313,6 +314,25 @@ def set_filter_layout(g: np.ndarray, offset: int, strides: Sequence[int], leadin
             g["w_group"] = outer
         else:
             g["banks"], g["w_bank"] = leading, outer
-    g["w_offset"], g["w_filter"], g["w_channel"] = offset, strides[0], strides[-1]
-    g["w_run"] = g["C"]  # of one tap
+    g["w_offset"], g["w_filter"] = offset, strides[0]
+    g["w_channel"] = 1 if g["C"][0] == 1 else strides[-1]  # that of one channel may be anything
     g["w_step"] = (*(0,) * (5 - len(strides)), *strides[1:-1])
+    run, g["w_turned"] = _run(g, 1), False
+    if g["C"][0] == 1 and (turned := _run(g, -1)) > run:
+        run, g["w_turned"] = turned, True
+    g["w_run"] = run
+
+
+def _run(g: np.ndarray, direction: int) -> int:
+    """The weights of a filter that lie without gaps, its taps in this direction."""
+    C, (D, H, _), line = int(g["C"][0]), g["K"][0].tolist(), int(g["weights"][0])
+    run, steps = C, g["w_step"][0].tolist()
+    if g["w_channel"][0] != 1 or C == 0:
+        return C
+    for extent, step in zip((line // C, H, D), reversed(steps), strict=True):
+        if extent > 1 and step * direction != run:
+            break
+        run *= extent
+        if g["phases"][0] > 1:  # panels leave rows between lines
+            break
+    return run

@@ -125,28 +125,30 @@ def packers(vec):
         group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
         source += group * (g.w_group if g.w_group else O * g.w_filter)
-        if NR == 1 and g.w_channel == 1:
+        if NR == 1 and g.w_channel == 1 and not g.w_turned:
             pack_rows(w, source + first * g.w_filter, 0, panels, to, 1, g.w_run, g.w_run)
             return
-        if g.w_filter == 1 and g.banks == 1 and g.w_channel != 1:
+        if g.w_filter == 1 and g.banks == 1 and (g.w_channel != 1 or g.w_run == 1):
             pack_rows(w, source + first, g.w_channel, panels, to, g.w_run, NR, filters)
             return
-        v = 0
+        v, last = 0, g.w_run - 1
+        source -= last if g.w_turned else 0
+        step = -NR if g.w_turned else NR
         while v < filters:  # a vector of them at a time, of one bank
             bank, o = (first + v) // O, (first + v) % O
             n, packed = min(LANES, filters - v, O - o), 0
             at = source + bank * g.w_bank + o * g.w_filter
-            row = to + bank * g.bank_rows * NR + v
+            row = to + bank * g.bank_rows * NR + v + (last * NR if g.w_turned else 0)
             if g.w_channel != 1 or n <= FEW_ or n * g.w_run < LANES:
                 for j in range(n):
                     for s in range(g.w_run):
-                        panels[row + s * NR + j] = w[at + j * g.w_filter + s * g.w_channel]
+                        panels[row + s * step + j] = w[at + j * g.w_filter + s * g.w_channel]
             else:
                 if n == LANES:
                     packed = g.w_run // LANES * LANES
-                    pack_whole(w, at, g.w_filter, panels, row, packed, NR, n)
+                    pack_whole(w, at, g.w_filter, panels, row, packed, step, n)
                 left = g.w_run - packed
-                pack_edges(w, at + packed, g.w_filter, panels, row + packed * NR, left, NR, n)
+                pack_edges(w, at + packed, g.w_filter, panels, row + packed * step, left, step, n)
             v += n
 
     @kernel
