@@ -68,13 +68,21 @@ VARIANTS: Final = (  # tried in order; the last takes anything
             loses="there is one group, or one channel and one filter in each, or dot takes less"),
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
-    # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16; 2-4x with up to four filters
-    Variant(dot,       wins=lambda p: p.N * math.prod(p.output_L) <= 12 or dot.meets_few_filters(p),
-            loses="there are more than 12 output positions in the batch"),
+    # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16, and 0.6x where windows are
+    # short beside their number; 2-4x with up to four filters
+    Variant(dot,       wins=lambda p: _are_few_and_long(p) or dot.meets_few_filters(p),
+            loses="there are more than 12 output positions in the batch, or windows are short"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),
 )
 # fmt: on
+
+
+def _are_few_and_long(p: Problem) -> bool:
+    """Whether there are few windows, and each has eight elements at least for each of them."""
+    window = math.prod(p.K) * p.C // p.groups
+    return p.N * math.prod(p.output_L) <= min(12, window // 8)
+
 
 AnyPlan = Plan | FourierPlan | PhasedPlan
 
