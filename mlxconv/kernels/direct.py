@@ -49,6 +49,7 @@ TILES = {
         Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
         Tile((10, 2), 0.9),  # 20 + 2 + 1; fits images of 7 x 7
         Tile((8, 2), 0.92),  # 16 + 2 + 1
+        Tile((7, 1), 0.82),  # 7 + 1 + 1; fits short lines
         Tile((14, 1), 0.75, share=2),  # two multiply-adds of halves start in a cycle
     ),
 }
@@ -159,13 +160,16 @@ def _narrow(filters: int, tile: Tile, lanes: int) -> Tile | None:
 
 def _slowdown(p: "Problem", MR: int, phases: int) -> float:
     """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
-    cut short, and where more rows share a set of L1 than it has ways.  Lines shorter than a tile
-    are copied, one behind the other."""
-    rows, filters = -(-p.output_L[-1] // phases), max(1, p.O // p.groups)
+    cut short, where positions that are left over by the phases take a tile of their own, and where
+    more rows share a set of L1 than it has ways.  Lines shorter than a tile are copied, one behind
+    the other."""
+    W, filters = p.output_L[-1], max(1, p.O // p.groups)
+    rows, left = W // phases, W % phases
     copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / (2 * filters)
     if rows < MR:
         positions = max(1, p.N * math.prod(p.output_L))
         return -(-positions // MR) * MR / positions * (1 + copies)
     itemsize = processor.vector_bytes() // lanes_of(p)
     crowded = blocking.crowding(p.stride[-1] * phases * p.C, MR, itemsize)
-    return -(-rows // MR) * MR / rows * min(crowded, 1 + copies)
+    tiles = -(-rows // MR) + (left > 0)
+    return tiles * MR * phases / W * min(crowded, 1 + copies)
