@@ -313,14 +313,15 @@ def _store(context, builder, sig, args):
 
 
 def prefetch(vec, a, i):
-    """Have the cache line of a[i] brought to L1, to be written; a hint, for any offset."""
+    """Have the cache line of a[i] brought to L1, to be written if `a` can be; a hint, for any
+    offset."""
     return
 
 
-@lowers(prefetch, lambda vec, a, i: _check(vec, a, i, writes=True) and types.void)
+@lowers(prefetch, lambda vec, a, i: _check(vec, a, i) and types.void)
 def _prefetch(context, builder, sig, args):
     p = _pointer(context, builder, sig, args, 1, ir.IntType(8))
-    hints = [_i32(1), _i32(3), _i32(1)]  # to write, to L1, data
+    hints = [_i32(int(sig.args[1].mutable)), _i32(3), _i32(1)]  # to write or read, to L1, data
     _intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [p, *hints])
     return context.get_dummy_value()
 
