@@ -36,9 +36,10 @@ from mlxconv.kernels.schedule import (
     schedule_of,
 )
 from mlxconv.kernels.window import gathers
+from mlxconv.simd.shuffles import sum_lanes
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import fma, load, load_n, prefetch, sum_lanes, zero
+from mlxconv.simd.words import fma, load, load_n, prefetch, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem

@@ -32,18 +32,9 @@ from mlxconv import processor
 from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
+from mlxconv.simd.shuffles import broadcast_each, repeat
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import (
-    broadcast_each,
-    fma,
-    load,
-    load_n,
-    prefetch,
-    repeat,
-    store,
-    store_n,
-    zero,
-)
+from mlxconv.simd.words import fma, load, load_n, prefetch, store, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem

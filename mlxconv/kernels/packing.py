@@ -19,21 +19,9 @@ from functools import lru_cache
 
 from mlxconv.kernels.copies import clears
 from mlxconv.kernels.geometry import FILTERS, SUSPECT, pack_call
+from mlxconv.simd.shuffles import PART_BYTES, even_parts, odd_parts, sum_lanes, zip_high, zip_low
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import (
-    PART_BYTES,
-    even_parts,
-    fma,
-    load,
-    load_n,
-    odd_parts,
-    store,
-    store_n,
-    sum_lanes,
-    zero,
-    zip_high,
-    zip_low,
-)
+from mlxconv.simd.words import fma, load, load_n, store, store_n, zero
 
 CHAINS = 4  # of multiply-adds: as many as their latency has cycles
 FEW = 4  # filters: a square takes as long as 100 of its weights, one by one

@@ -11,26 +11,28 @@ from numba import prange, types
 from numba.core.errors import TypingError
 
 from mlxconv import processor
-from mlxconv.simd import words
+from mlxconv.simd import shuffles, words
+from mlxconv.simd.shuffles import (
+    broadcast_each,
+    even_parts,
+    odd_parts,
+    repeat,
+    sum_lanes,
+    zip_high,
+    zip_low,
+)
 from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import VECTORS
 from mlxconv.simd.words import (
     broadcast,
-    broadcast_each,
-    even_parts,
     fetch_add,
     fma,
     load,
     load_n,
-    odd_parts,
     prefetch,
-    repeat,
     store,
     store_n,
-    sum_lanes,
     zero,
-    zip_high,
-    zip_low,
 )
 from tests.guard import fate, freeze, guarded, needs_guard_pages
 
@@ -38,11 +40,12 @@ pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is low
 
 WORDS = {
     name
-    for name, value in vars(words).items()
+    for module in (words, shuffles)
+    for name, value in vars(module).items()
     if inspect.isfunction(value)
-    and value.__module__ == words.__name__
+    and value.__module__ == module.__name__
     and not name.startswith("_")
-    and name not in ("lowers", "fetch_add")  # the latter has no vectors; tested at the end
+    and name != "fetch_add"  # it has no vectors; tested at the end
 }
 OFFSETS = (0, 1, 3, 5)  # in elements, none but the first aligned to a vector
 
@@ -176,7 +179,7 @@ def compiled():
     made = {}
 
     def make(word, vec):
-        if word in OF_PARTS and vec.lanes * vec.dtype.itemsize == words.PART_BYTES:
+        if word in OF_PARTS and vec.lanes * vec.dtype.itemsize == shuffles.PART_BYTES:
             pytest.skip("it has one part")
         if (word, vec) not in made:
             made[word, vec] = kernel(PROBES[word](vec), no_cpython_wrapper=False)

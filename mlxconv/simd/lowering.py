@@ -1,0 +1,73 @@
+"""How a word becomes LLVM: what the files of words share."""
+
+import inspect
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import lower_builtin, type_callable
+
+from mlxconv.simd.vector import Vec
+
+i1, i32 = ir.IntType(1), ir.IntType(32)
+
+
+def lowers(word, result):
+    """Attach the decorated code generator to `word`; `result` types it from its argument types."""
+
+    def attach(codegen):
+        def typer(*args):
+            return result(*(getattr(a, "instance_type", a) for a in args))
+
+        typer.__signature__ = inspect.signature(word)
+        type_callable(word)(lambda context: typer)
+        lower_builtin(word, types.VarArg(types.Any))(codegen)
+
+    return attach
+
+
+def check(vec, a, *integers, writes=False):
+    """The typing rule all memory words share; returns `vec`."""
+    if not isinstance(vec, Vec):
+        raise TypingError(f"expected a vector type, got {vec}")
+    flat = isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C"
+    if not flat or a.dtype.name != vec.dtype.name:
+        raise TypingError(f"{vec} needs a flat C-contiguous {vec.dtype} array, got {a}")
+    if writes and not a.mutable:
+        raise TypingError(f"cannot store {vec} to the read-only {a}")
+    for i in integers:
+        if not isinstance(i, types.Integer):
+            raise TypingError(f"an offset or count of lanes is an integer, got {i}")
+    return vec
+
+
+def pointer(context, builder, sig, args, position, pointee):
+    """&a[i] as a pointer to `pointee`, where a and i are the arguments from `position` on."""
+    array = context.make_array(sig.args[position])(context, builder, args[position])
+    i = context.cast(builder, args[position + 1], sig.args[position + 1], types.intp)
+    return builder.bitcast(builder.gep(array.data, [i]), pointee.as_pointer())
+
+
+def splat(builder, scalar, vector):
+    undef = ir.Constant(vector, ir.Undefined)
+    first = ir.Constant(ir.VectorType(i32, vector.count), None)
+    return builder.shuffle_vector(builder.insert_element(undef, scalar, i32(0)), undef, first)
+
+
+def first_lanes(context, builder, n, n_type, lanes):
+    """The mask whose lanes 0 .. n-1 are set."""
+    vector = ir.VectorType(i32, lanes)
+    n = splat(builder, context.cast(builder, n, n_type, types.int32), vector)
+    return builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), n)
+
+
+def intrinsic(builder, name, returns, arguments):
+    function = ir.FunctionType(returns, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+
+def masked_load(builder, p, mask, vector, itemsize):
+    name = f"llvm.masked.load.v{vector.count}f{8 * itemsize}.p0"
+    p = builder.bitcast(p, vector.as_pointer())
+    return intrinsic(builder, name, vector, [p, i32(itemsize), mask, ir.Constant(vector, None)])

@@ -1,0 +1,164 @@
+"""Words that move lanes: to repeat elements of memory or of a vector, and to mix two vectors.
+
+Meanings and lowerings as in words.py.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+
+from mlxconv.simd.lowering import check, i1, i32, lowers, masked_load, pointer
+from mlxconv.simd.vector import Vec
+
+
+def broadcast_each(vec, a, i, step, size):
+    """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes, the last in what is left, too.
+    size is a constant; if step is one as well, one or two loads bring all of them."""
+    return a[i + _parts_of(vec.lanes, size) * step]
+
+
+@lowers(
+    broadcast_each,
+    lambda vec, a, i, step, size: _sized(size, check(vec, a, i, step)),
+)
+def _broadcast_each(context, builder, sig, args):
+    vec, size = sig.return_type, sig.args[4].literal_value
+    constant = getattr(sig.args[3], "literal_value", 2 * vec.lanes)
+    parts, p = _parts_of(vec.lanes, size), pointer(context, builder, sig, args, 1, vec.element)
+    extent = int(parts[-1]) * constant + 1
+    if 1 < extent <= 2 * vec.lanes:
+        return _chosen(builder, *_loaded(builder, p, extent, vec), parts * constant)
+    step = context.cast(builder, args[3], sig.args[3], types.intp)
+    values = ir.Constant(ir.VectorType(vec.element, int(parts[-1]) + 1), ir.Undefined)
+    for g in range(values.type.count):
+        x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
+        values = builder.insert_element(values, x, i32(g))
+    return _chosen(builder, values, values, parts)
+
+
+def _loaded(builder, p, extent, vec):
+    """Two vectors whose elements, side by side, begin with the `extent` ones at `p`."""
+    span = min(vec.lanes, 1 << (extent - 1).bit_length())
+    low = _load_first(builder, p, min(extent, span), vec, span)
+    if extent <= span:
+        return low, low
+    behind = builder.gep(p, [ir.IntType(64)(span)])
+    return low, _load_first(builder, behind, extent - span, vec, span)
+
+
+def _load_first(builder, p, n, vec, lanes):
+    """The first n of so many lanes, as a load of all of them where n says so."""
+    mask = ir.Constant(ir.VectorType(i1, lanes), [int(lane < n) for lane in range(lanes)])
+    return masked_load(builder, p, mask, ir.VectorType(vec.element, lanes), vec.dtype.itemsize)
+
+
+def repeat(v, j, size):
+    """v[j], v[size + j], v[2*size + j], ..., each in `size` lanes, the last in what is left, too;
+    j and size are constants."""
+    return v[_parts_of(len(v), size) * size + j]
+
+
+@lowers(repeat, lambda v, j, size: _sized(size, v, j))
+def _repeat(context, builder, sig, args):
+    j, size = (sig.args[i].literal_value for i in (1, 2))
+    return _chosen(builder, args[0], args[0], _parts_of(sig.args[0].lanes, size) * size + j)
+
+
+def _parts_of(lanes, size):
+    """For each lane, the part of `size` lanes that it is in, the last one if it is left over."""
+    return np.minimum(np.arange(lanes) // size, lanes // size - 1)
+
+
+def _sized(size, vec, *constants):
+    """The typing rule of words for parts of a vector; returns `vec`, or None while the constants
+    are seen as mere integers."""
+    if not isinstance(vec, Vec):
+        raise TypingError(f"expected a vector type, got {vec}")
+    if not all(isinstance(value, types.IntegerLiteral) for value in (size, *constants)):
+        return None
+    if not 1 <= size.literal_value <= vec.lanes:
+        raise TypingError(f"{vec} has no parts of {size.literal_value} lanes")
+    return vec
+
+
+def _chosen(builder, v, u, lanes):
+    """The vector of these lanes of `v` and `u`, side by side."""
+    return builder.shuffle_vector(
+        v, u, ir.Constant(ir.VectorType(i32, len(lanes)), [*map(int, lanes)])
+    )
+
+
+def zip_low(a, b):
+    """a[0], b[0], a[1], b[1], ...: the lower halves of `a` and `b`, interleaved, in each part."""
+    return np.stack([_parts(a), _parts(b)], -1).reshape(len(_parts(a)), 2, -1)[:, 0].ravel()
+
+
+@lowers(zip_low, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _zip_low(context, builder, sig, args):
+    return _shuffled(builder, zip_low, sig.return_type, args)
+
+
+def zip_high(a, b):
+    """The upper halves of `a` and `b`, interleaved, in each part."""
+    return np.stack([_parts(a), _parts(b)], -1).reshape(len(_parts(a)), 2, -1)[:, 1].ravel()
+
+
+@lowers(zip_high, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _zip_high(context, builder, sig, args):
+    return _shuffled(builder, zip_high, sig.return_type, args)
+
+
+def even_parts(a, b):
+    """Parts 0, 2, ... of `a`, then those of `b`; there are at least two."""
+    return np.concatenate([_parts(a)[::2], _parts(b)[::2]]).ravel()
+
+
+@lowers(even_parts, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _even_parts(context, builder, sig, args):
+    return _shuffled(builder, even_parts, sig.return_type, args)
+
+
+def odd_parts(a, b):
+    """Parts 1, 3, ... of `a`, then those of `b`."""
+    return np.concatenate([_parts(a)[1::2], _parts(b)[1::2]]).ravel()
+
+
+@lowers(odd_parts, lambda a, b: a if a == b and isinstance(a, Vec) else None)
+def _odd_parts(context, builder, sig, args):
+    return _shuffled(builder, odd_parts, sig.return_type, args)
+
+
+PART_BYTES = 16  # shuffles inside such parts of a register start twice as often as others
+
+
+def _parts(v):
+    """A row for each part of `v`."""
+    return v.reshape(-1, PART_BYTES // v.itemsize)
+
+
+def _shuffled(builder, word, vec, args):
+    """What `word` makes of two registers, as it says itself of the numbers of their lanes."""
+    lanes = np.arange(2 * vec.lanes, dtype=f"i{vec.dtype.itemsize}")
+    order = [int(i) for i in word(lanes[: vec.lanes], lanes[vec.lanes :])]
+    return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(i32, vec.lanes), order))
+
+
+def sum_lanes(v):
+    """The sum of all lanes: halves are added until one lane is left."""
+    while len(v) > 1:
+        v = v[: len(v) // 2] + v[len(v) // 2 :]
+    return v[0]
+
+
+@lowers(sum_lanes, lambda v: types.float32 if v.dtype == np.float32 else types.float64)
+def _sum_lanes(context, builder, sig, args):
+    v, lanes = args[0], sig.args[0].lanes
+    while lanes > 1:
+        lanes //= 2
+        low, high = (
+            builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, lanes), list(order)))
+            for order in (range(lanes), range(lanes, 2 * lanes))
+        )
+        v = builder.fadd(low, high)
+    return builder.extract_element(v, i32(0))
