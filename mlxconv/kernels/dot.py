@@ -15,8 +15,7 @@ Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windo
             operands.  Few filters: see TILES.
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
-Bound       memory: every weight is read once.  An x that no cache holds is asked for 4 KB ahead:
-            1.2-1.8x the speed for few filters.
+Bound       memory: every weight is read once.
 """
 
 import math
@@ -39,7 +38,7 @@ from mlxconv.kernels.window import gathers
 from mlxconv.simd.shuffles import sum_lanes
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import fma, load, load_n, prefetch, zero
+from mlxconv.simd.words import fma, load, load_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -53,15 +52,13 @@ TILES = {
     16: (12, 6, 4, 2),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 8 + 4 + 1 of 16
     32: (14, 10, 8, 6),  # 14 + 1, 20 + 2 + 1, 24 + 3 + 1, 24 + 4 + 1 of 32
 }
-AHEAD_BYTES = 4096  # at which the newest row of a tile is asked for, where x comes from memory
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache
 def micro_kernel(MR, NF, vec):
     """The inner loops around a tile of MR positions x NF filters."""
-    LANES, AHEAD = vec.lanes, AHEAD_BYTES // vec.dtype.itemsize
-    FAR = processor.far_bytes() // vec.dtype.itemsize
+    LANES = vec.lanes
 
     @kernel
     def dot_tile(x, runs, panel, y, positions, filters, mode):
@@ -78,8 +75,6 @@ def micro_kernel(MR, NF, vec):
                 x_r = x.at + l * x.step + runs.table[2 * r]
                 w_r = panel.at + runs.table[2 * r + 1]
                 for s in range(0, runs.length, LANES):
-                    if x.a.size > FAR:
-                        prefetch(vec, x.a, x_r + (MR - 1) * x.step + s + AHEAD)
                     for f in static_range(NF):
                         w[f] = load(vec, panel.a, w_r + f * panel.step + s)
                     for m in static_range(MR):

@@ -5,7 +5,7 @@ taps of a row are one run of K*C elements, else each tap is a run of C.  Windows
 positions are a constant step apart, so a block needs one list.
 
 A block whose windows all lie inside the input reads it where it is.  Any other, and any block of
-an input that is of another type or whose channels are apart or repeated, copies what it needs,
+an input that is of another type or whose channels are apart, copies what it needs,
 once, to a strip that does not grow with N or L.  Along each axis a strip holds
 
     near taps       0 0 0 [row 0] [row 1] ... [row L-1] 0 0        step = dilation
