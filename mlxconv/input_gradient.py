@@ -12,7 +12,6 @@ import numpy as np
 
 from mlxconv.dispatch import AnyPlan, plan
 from mlxconv.forks import cached_property
-from mlxconv.parameters import Ints
 from mlxconv.problem import Problem
 
 
@@ -63,27 +62,19 @@ class InputGradient:
 
 def input_gradient(p: Problem) -> Problem:
     """The convolution of the cotangent of `p`, with `transposed` filters, that is the gradient of
-    `p` by its input."""
-    lo = tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True))
-    gradient = p._replace(
+    `p` by its input; padded at the high ends so that it has the extents of that."""
+    g = p._replace(
         L=p.output_L,
         C=p.O,
         O=p.C,
         stride=p.input_dilation,
         input_dilation=p.stride,
-        padding_lo=lo,
-        padding_hi=(0,) * len(p.L),
+        padding_lo=tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True)),
         flip=False,
     )
-    return with_outputs(gradient, p.L)
-
-
-def with_outputs(p: Problem, extents: Ints) -> Problem:
-    """`p` with as much padding at the high ends as makes outputs of these extents."""
-    axes = zip(extents, p.stride, p.window, p.dilated_L, p.padding_lo, strict=True)
-    return p._replace(
-        padding_hi=tuple((n - 1) * s + window - L - lo for n, s, window, L, lo in axes)
-    )
+    axes = zip(p.L, g.stride, g.window, g.dilated_L, g.padding_lo, strict=True)
+    hi = tuple((n - 1) * s + window - L - lo for n, s, window, L, lo in axes)
+    return g._replace(padding_hi=hi)
 
 
 def transposed(w: np.ndarray, groups: int, flip: bool) -> np.ndarray:

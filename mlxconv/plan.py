@@ -61,8 +61,7 @@ class Planned:
 
     def are_usual(self, x: np.ndarray, w: np.ndarray, workers: int | None) -> bool:
         """Whether kernels read both arrays as they are, and all threads may be used."""
-        everyone = workers is None or workers == threads.default_threads()
-        return everyone and self._is_plain(x) and self._is_plain(w)
+        return threads.are_all(workers) and self._is_plain(x) and self._is_plain(w)
 
     def _is_plain(self, a: np.ndarray) -> bool:
         if not self.is_real or a.dtype is not self.dtype:  # byte order and all

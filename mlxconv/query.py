@@ -46,13 +46,18 @@ class Query(NamedTuple):
         """The variants that can compute it: those that the table may pick, or all of them."""
         return able(self.problem, keeps_bits)
 
+    @property
+    def second(self) -> tuple[Ints, np.dtype[Any]]:
+        """Shape and type of what meets the input."""
+        return self.problem.weight_shape, self.weight_dtype
+
     def with_data(self) -> "Query":
         """The same with arrays: random normal numbers where only shapes were given."""
         if self.arrays is not None:
             return self
         rng, p = np.random.default_rng(0), self.problem
         x = _normal(rng, p.input_shape, dtype_named(p.input_dtype))
-        return self._replace(arrays=(x, _normal(rng, p.weight_shape, self.weight_dtype)))
+        return self._replace(arrays=(x, _normal(rng, *self.second)))
 
     def call(self, stream: Any, variant: str | None) -> Callable[[], np.ndarray]:
         """The call itself; the query must have arrays."""
@@ -106,12 +111,9 @@ class WeightGradientQuery(Query):
     def able(self, keeps_bits: bool = True) -> tuple[str, ...]:
         return sums_able(WeightGradient(self.problem).seen)
 
-    def with_data(self) -> "Query":
-        if self.arrays is not None:
-            return self
-        rng, p = np.random.default_rng(0), self.problem
-        x = _normal(rng, p.input_shape, dtype_named(p.input_dtype))
-        return self._replace(arrays=(x, _normal(rng, p.output_shape, dtype_named(p.dtype))))
+    @property
+    def second(self) -> tuple[Ints, np.dtype[Any]]:
+        return self.problem.output_shape, dtype_named(self.problem.dtype)
 
     def call(self, stream: Any, variant: str | None) -> Callable[[], np.ndarray]:
         assert self.arrays is not None

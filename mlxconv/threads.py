@@ -59,6 +59,11 @@ def default_threads() -> int:
     return count
 
 
+def are_all(workers: int | None) -> bool:
+    """Whether so many threads, or None, are all that a call may use."""
+    return workers is None or workers == default_threads()
+
+
 def run(
     schedule: Schedule,
     geometry: np.ndarray,

@@ -15,7 +15,7 @@ import numpy as np
 from mlxconv import recycling, threads
 from mlxconv.arrays import dtype_named, memory_of
 from mlxconv.forks import cached_property
-from mlxconv.input_gradient import transposed, with_outputs
+from mlxconv.input_gradient import input_gradient, transposed
 from mlxconv.kernels import outer, outer_grouped
 from mlxconv.kernels.reference import sums_mending
 from mlxconv.kernels.schedule import lanes_of
@@ -55,7 +55,7 @@ class WeightGradient:
         self._is_empty = 0 in (*p.input_shape, *p.weight_shape, *p.output_shape)
         dilated = max(p.input_dilation) > 1
         self._flips, self._swaps = problem.flip, dilated and max(p.stride) == 1
-        self.seen = _exchanged(p) if self._swaps else _spread(p)  # by kernels, not dilated
+        self.seen = input_gradient(p) if self._swaps else _spread(p)  # by kernels, not dilated
         self.refused = _refused(self.seen) if variant is None else ()
         self.variant = variant or list(KERNELS)[len(self.refused)]
         if self.variant not in able(self.seen):
@@ -116,20 +116,6 @@ def _spread(p: Problem) -> Problem:
     return p._replace(L=p.dilated_L, input_dilation=(1,) * len(p.L))
 
 
-@lru_cache(maxsize=1024)
-def _exchanged(p: Problem) -> Problem:
-    """The convolution of the result of `p`, which makes its dilated input."""
-    swapped = p._replace(
-        L=p.output_L,
-        C=p.O,
-        O=p.C,
-        padding_lo=tuple(n - 1 - lo for n, lo in zip(p.window, p.padding_lo, strict=True)),
-        stride=p.input_dilation,
-        input_dilation=(1,) * len(p.L),
-    )
-    return with_outputs(swapped, p.L)
-
-
 class Sums:
     """What computes the gradient of `p`, whose input is not dilated, by the kernel named `variant`,
     in the order of the `mode`, see `outer`."""
@@ -145,8 +131,7 @@ class Sums:
     def run(self, x: np.ndarray, dy: np.ndarray, workers: int | None) -> tuple[np.ndarray, bool]:
         """The gradient, and whether some NaN may be of a zero's making; `dy` is contiguous."""
         parts = self._new(self._shape, self._dtype)
-        everyone = workers is None or workers == threads.default_threads()
-        if everyone and x.flags.c_contiguous and (at_once := self._bound):
+        if threads.are_all(workers) and x.flags.c_contiguous and (at_once := self._bound):
             suspect = bool(at_once(x.ravel(), dy.ravel(), parts.ravel()))
         else:
             memory, sums = memory_of(x), self.schedule

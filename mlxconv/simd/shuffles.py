@@ -84,9 +84,8 @@ def _sized(size, vec, *constants):
 
 def _chosen(builder, v, u, lanes):
     """The vector of these lanes of `v` and `u`, side by side."""
-    return builder.shuffle_vector(
-        v, u, ir.Constant(ir.VectorType(i32, len(lanes)), [*map(int, lanes)])
-    )
+    order = ir.Constant(ir.VectorType(i32, len(lanes)), [*map(int, lanes)])
+    return builder.shuffle_vector(v, u, order)
 
 
 def zip_low(a, b):
@@ -140,8 +139,7 @@ def _parts(v):
 def _shuffled(builder, word, vec, args):
     """What `word` makes of two registers, as it says itself of the numbers of their lanes."""
     lanes = np.arange(2 * vec.lanes, dtype=f"i{vec.dtype.itemsize}")
-    order = [int(i) for i in word(lanes[: vec.lanes], lanes[vec.lanes :])]
-    return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(i32, vec.lanes), order))
+    return _chosen(builder, *args, word(lanes[: vec.lanes], lanes[vec.lanes :]))
 
 
 def sum_lanes(v):
@@ -156,9 +154,6 @@ def _sum_lanes(context, builder, sig, args):
     v, lanes = args[0], sig.args[0].lanes
     while lanes > 1:
         lanes //= 2
-        low, high = (
-            builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, lanes), list(order)))
-            for order in (range(lanes), range(lanes, 2 * lanes))
-        )
-        v = builder.fadd(low, high)
+        low, high = range(lanes), range(lanes, 2 * lanes)
+        v = builder.fadd(*(_chosen(builder, v, v, half) for half in (low, high)))
     return builder.extract_element(v, i32(0))
