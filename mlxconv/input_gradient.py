@@ -29,7 +29,7 @@ class InputGradient:
         computed = self._plan
         if computed.are_usual(dy, w, workers) and (at_once := self._bound):
             dx = computed.output(None, dy, w)
-            if not at_once(dy.ravel(), w.ravel(), dx.ravel()):
+            if not at_once(dy, w, dx):
                 return dx
         view = self._filters(w)
         computed = self._reader(view)

@@ -209,7 +209,7 @@ class PhasedPlan(Planned):
         y = self.output(out, x, w)
         usual = packed is None and self.are_usual(x, w, workers)
         at_once = self._bound if usual else None
-        if at_once and not at_once(x.ravel(), w.ravel(), y.ravel()):
+        if at_once and not at_once(x, w, y):
             return y
         w = self._turned(w)
         flat = elements_of(y)

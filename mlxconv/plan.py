@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 
+PLAIN = 0x101  # numpy.ndarray.flags: C-contiguous and aligned
 FILTERS_BYTES = 1 << 20  # to copy fewer takes less than to say where they lie, 50 us
 TURNED_BYTES = 1 << 16  # the same where filters are neighbours, and channels are not
 
@@ -29,7 +30,7 @@ class Planned:
         self.output_shape = problem.output_shape
         self.dtype = dtype_named(problem.dtype)
         self.output_elements = math.prod(self.output_shape)
-        self.is_small = self.output_elements * self.dtype.itemsize < recycling.LEAST_BYTES
+        self.new_output = recycling.maker(self.output_shape, self.dtype)
         self.is_real = problem.dtype in ("float32", "float64")
 
     def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -37,13 +38,6 @@ class Planned:
         if out is None:
             return self.new_output()
         return checked_output(out, self.output_shape, self.dtype, x, w)
-
-    def new_output(self) -> np.ndarray:
-        """Memory for the result; all but the smallest start at a cache line, since vectors that
-        straddle two are written at half the speed."""
-        if self.is_small:
-            return np.empty(self.output_shape, self.dtype)
-        return recycling.array(self.output_shape, self.dtype)
 
     def reads(self, w: np.ndarray) -> bool:
         """Whether filters that lie in any order are read from there."""
@@ -61,13 +55,12 @@ class Planned:
 
     def are_usual(self, x: np.ndarray, w: np.ndarray, workers: int | None) -> bool:
         """Whether kernels read both arrays as they are, and all threads may be used."""
-        return threads.are_all(workers) and self._is_plain(x) and self._is_plain(w)
+        return (workers is None or threads.are_all(workers)) and self._are_plain(x, w)
 
-    def _is_plain(self, a: np.ndarray) -> bool:
-        if not self.is_real or a.dtype is not self.dtype:  # byte order and all
+    def _are_plain(self, a: np.ndarray, b: np.ndarray) -> bool:
+        if not self.is_real or not a.dtype is b.dtype is self.dtype:  # byte order and all
             return False
-        flags = a.flags
-        return flags.c_contiguous and flags.aligned
+        return a.flags.num & b.flags.num & PLAIN == PLAIN
 
     def weave(
         self,
@@ -81,6 +74,9 @@ class Planned:
         """Compute by `schedule`, which says where in flat memory `y` the outputs go, if there is
         one; whether `run` is still to be called, and its result copied there."""
         return True
+
+
+NOT_PACKED = (None, False)  # filters, and nothing known of them
 
 
 class Plan(Planned):
@@ -122,15 +118,14 @@ class Plan(Planned):
         """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
 
         What is made of the filters is kept in `packed`, and found there the next time."""
-        y = self.output(out, x, w)
-        packs = packed is not None and self.schedule.panels > 0
-        found = packed.panels.get(self.schedule.layout) if packed is not None and packs else None
-        usual = (found is not None or not packs) and self.are_usual(x, w, workers)
-        if usual and (at_once := self._bound):
-            x, w, flat = x.ravel(), w.ravel(), y.ravel()
-            panels, suspect = found or (None, False)
-            if (at_once(x, w, flat, panels) or suspect) and self.schedule.suspects:
-                self._mend((x, None, w), flat, workers)
+        y = self.new_output() if out is None else self.output(out, x, w)
+        found: tuple[np.ndarray | None, bool] | None = NOT_PACKED
+        if packed is not None and self.schedule.panels:
+            found = packed.panels.get(self.schedule.layout)
+        if found and self.are_usual(x, w, workers) and (at_once := self._bound):
+            panels, suspect = found
+            if (at_once(x, w, y, panels) or suspect) and self.schedule.suspects:
+                self._mend((x.ravel(), None, w.ravel()), y.ravel(), workers)
             return y
         if self.is_empty:
             y[...] = 0
@@ -166,12 +161,12 @@ class Plan(Planned):
 
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
         """The input and the filters as kernels see them."""
-        if self._is_plain(x):
+        if self._are_plain(x, x):
             flat, layout = x.ravel(), None
         else:
             layout = memory_of(real_view(np.ascontiguousarray(x) if self._merges else x))
             flat = layout.flat
-        if self._is_plain(w):
+        if self._are_plain(w, w):
             return flat, layout, w.ravel()
         if packed is None and self.reads(w):
             return flat, layout, w

@@ -113,27 +113,33 @@ def _at_once(
 
 
 def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None:
-    """`run` on (x, w, y, panels) with this geometry on all threads, with all that is the same in
-    every call looked up before: 2 us less.  None where more than a launch is to be done."""
+    """`run` on C-contiguous (x, w, y, panels) with this geometry on all threads, with all that is
+    the same in every call looked up before: 2 us less.  None where there is more than a launch."""
     steps = len(schedule.steps)
     chunks = _chunks(schedule, None) if schedule.flop >= WORTH_SHARING["omp"] else 1
     idle = workspace.kept(schedule, chunks)
     plain = chunks == 1 or (chunks == numba.config.NUMBA_NUM_THREADS and layer() != "pool")
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
-    kept, job, alone = idle, (steps - 1, steps, 0, ALL_JOBS), schedule.on_one_thread
+    kept, last, end, alone = idle, steps - 1, steps, schedule.on_one_thread
     together = parallel(schedule.elements) if chunks > 1 else None
 
     def on_arrays(
         x: np.ndarray, w: np.ndarray, y: np.ndarray, panels: np.ndarray | None = None
     ) -> int:
-        space = workspace.borrow(schedule, chunks, kept)
-        own = space if panels is None else (panels, *space[1:])
+        try:
+            space = kept.pop()  # workspace.borrow, without a call of it
+        except IndexError:
+            space = workspace.borrow(schedule, chunks, kept)
+        own, scratch, runs, counters = space
+        own = own if panels is None else panels
+        x, w, y = x.ravel(), w.ravel(), y.ravel()
         if together is None or _forked or not _busy.acquire(blocking=False):
-            suspect = alone(geometry, x, w, y, *own, *job)
+            suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)
         else:
             try:
-                suspect = together(geometry, x, w, y, *own, *job, chunks)
+                arrays = geometry, x, w, y, own, scratch, runs, counters
+                suspect = together(*arrays, last, end, 0, ALL_JOBS, chunks)
             finally:
                 _busy.release()
         kept.append(space)

@@ -6,7 +6,6 @@ Kernels (kernels/outer.py, outer_grouped.py) read inputs that are not dilated; o
 places with the result, or gets zeros between its elements.
 """
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -122,17 +121,15 @@ class Sums:
 
     def __init__(self, p: Problem, variant: str, mode: int) -> None:
         self.schedule = KERNELS[variant].schedule(p, mode)
-        self._dtype, pieces = dtype_named(p.dtype), dict(self.schedule.split)["pieces"]
-        self._shape = p.weight_shape if pieces == 1 else (pieces, *p.weight_shape)
-        self.pieces = pieces
-        size = math.prod(self._shape) * self._dtype.itemsize
-        self._new = np.empty if size < recycling.LEAST_BYTES else recycling.array
+        self.pieces = dict(self.schedule.split)["pieces"]
+        shape = p.weight_shape if self.pieces == 1 else (self.pieces, *p.weight_shape)
+        self._new = recycling.maker(shape, dtype_named(p.dtype))
 
     def run(self, x: np.ndarray, dy: np.ndarray, workers: int | None) -> tuple[np.ndarray, bool]:
         """The gradient, and whether some NaN may be of a zero's making; `dy` is contiguous."""
-        parts = self._new(self._shape, self._dtype)
+        parts = self._new()
         if threads.are_all(workers) and x.flags.c_contiguous and (at_once := self._bound):
-            suspect = bool(at_once(x.ravel(), dy.ravel(), parts.ravel()))
+            suspect = bool(at_once(x, dy, parts))
         else:
             memory, sums = memory_of(x), self.schedule
             arrays = memory.flat, dy.ravel(), parts.ravel()
