@@ -111,3 +111,16 @@ def test_plans_are_cached():
     q = Parameters("conv1d", 1, 0, 1, 1, 1, False)
     shapes = ((1, 50, 4), np.dtype("f4"), (3, 2, 4), np.dtype("f4"))
     assert dispatch.plan(problem_of(q, *shapes)) is dispatch.plan(problem_of(q, *shapes))
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("positions", [16, 24, 56])
+def test_no_worker_packs_filters_that_another_packs(positions, padding):
+    """Few positions: each worker packs a few panels at a time for all of them."""
+    x = (1, positions + 8 - 2 * padding, 512)
+    q = Parameters("conv1d", 1, padding, 1, 1, 1, False)
+    schedule = dispatch.plan(
+        problem_of(q, x, np.dtype("f4"), (512, 9, 512), np.dtype("f4"))
+    ).schedule
+    assert schedule.shared == 0 and schedule.panels >= 512 * 9 * 512
+    assert schedule.scratch < schedule.panels // 4

@@ -225,13 +225,18 @@ def window_pitch(g: np.ndarray, elements: Elements) -> int:
     return size
 
 
-def panel_blocks(g: np.ndarray, panel_bytes: int, copies: bool) -> int:
-    """Parts of the panels, each packed by the worker that uses it, which then has it in L2; one for
-    each core, if every part `copies` the input again."""
+PANELS_OF_INPUT = 4  # a part has as many as the input it copies: an eighth of the time to pack them
+
+
+def panel_blocks(g: np.ndarray, panel_bytes: int, copied_bytes: int) -> int:
+    """Parts of the panels, each packed by the worker that uses it, which then has it in L2; fewer
+    if every part copies so much of the input again."""
     jobs, panels = int(g["groups"][0]) * int(g["blocks"][0]), int(g["panels"][0])
     cores = processor.cores()
-    if copies:
-        return min(panels, -(-cores // jobs))
+    if copied_bytes:
+        least = -(-PANELS_OF_INPUT * copied_bytes // panel_bytes)
+        parts = max(-(-cores // jobs), panels // least)
+        return min(panels, parts - parts % cores if parts > cores else parts)
     if panels < 4 * cores and jobs % cores == 0:
         return panels  # any other parts of so few would not be equal
     parts = max(-(-2 * cores // jobs), -(-panels * panel_bytes * 4 // processor.caches().L2_bytes))

@@ -211,9 +211,11 @@ def _blocked(
         g["in_place"] = layout.edge is not None and g["stays"] and not halves
         strip = blocking.line_blocks(g, window, elements, work, few)
     if few:
-        panel_bytes = window * int(g["NR"][0]) * np.dtype(elements.dtype).itemsize
+        itemsize = np.dtype(elements.dtype).itemsize
+        panel_bytes = window * int(g["NR"][0]) * itemsize
         copies = not gathers and (elements.converts or meets_padding(p))
-        g["panel_blocks"] = blocking.panel_blocks(g, panel_bytes, copies)
+        x_bytes = p.N * math.prod(p.L) * p.C * itemsize
+        g["panel_blocks"] = blocking.panel_blocks(g, panel_bytes, x_bytes if copies else 0)
     if layout.over_groups:
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
     if layout.by_filter or g["overlaps"][0]:
