@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from mlxconv import fft
 from mlxconv.fft import FourierPlan
 from mlxconv.kernels import depthwise, direct, dot, grouped, reference
+from mlxconv.kernels.schedule import lanes_of
 from mlxconv.lowering import as_lines, as_real
 from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
 from mlxconv.plan import Plan
@@ -64,13 +65,13 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     Transform(fft,     wins=lambda p: False, keeps_bits=False,
               loses="its error is relative to the norms of the data: it is for callers who ask"),
     # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x below
-    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not dot.meets_few_filters(p),
+    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not _are_few_filters(p),
             loses="there is one group, or one channel and one filter in each, or dot takes less"),
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
     # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16, and 0.6x where windows are
-    # short beside their number; 2-4x with up to four filters
-    Variant(dot,       wins=lambda p: _are_few_and_long(p) or dot.meets_few_filters(p),
+    # short beside their number; 1.2-4x with up to four filters
+    Variant(dot,       wins=lambda p: _are_few_and_long(p) or _are_few_filters(p),
             loses="there are more than 12 output positions in the batch, or windows are short"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),
@@ -82,6 +83,14 @@ def _are_few_and_long(p: Problem) -> bool:
     """Whether there are few windows, and each has eight elements at least for each of them."""
     window = math.prod(p.K) * p.C // p.groups
     return p.N * math.prod(p.output_L) <= min(12, window // 8)
+
+
+def _are_few_filters(p: Problem) -> bool:
+    """Whether few filters meet many positions, and windows are long enough for as many sums over
+    lanes: three filters of four taps and a vector of channels take 1.2x the time of direct."""
+    filters, channels = p.O // p.groups, p.C // p.groups
+    is_short = filters > 2 and channels == lanes_of(p) and math.prod(p.K) <= 4
+    return dot.meets_few_filters(p) and not is_short
 
 
 AnyPlan = Plan | FourierPlan | PhasedPlan

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv import dispatch
+from mlxconv import dispatch, processor
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
+
+LANES = processor.vector_bytes() // 4
 
 
 def test_variants():
@@ -34,6 +36,9 @@ def test_rows_have_what_explain_and_tests_rely_on(row):
         ((1, 100, 32), (1024, 3, 1), dict(groups=32), "direct"),
         ((1, 100, 1), (8, 3, 1), {}, "direct"),
         ((1, 5, 64), (64, 5, 64), {}, "dot"),
+        ((1, 100, 64), (4, 5, 64), {}, "dot"),
+        ((1, 100, LANES), (4, 4, LANES), {}, "direct"),  # too short to be summed over lanes
+        ((1, 100, 4 * LANES), (16, 4, LANES), dict(groups=4), "grouped"),
         ((1, 100, 32), (32, 3, 32), dict(input_dilation=2), "direct"),
         ((1, 20, 20, 8), (8, 3, 3, 8), {}, "direct"),
     ],

@@ -35,10 +35,10 @@ from mlxconv.kernels.schedule import (
     schedule_of,
 )
 from mlxconv.kernels.window import gathers
-from mlxconv.simd.shuffles import sum_lanes
+from mlxconv.simd.shuffles import add_halves, sum_lanes
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import fma, load, load_n, zero
+from mlxconv.simd.words import fma, load, load_n, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -59,6 +59,8 @@ COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further 
 def micro_kernel(MR, NF, vec):
     """The inner loops around a tile of MR positions x NF filters."""
     LANES = vec.lanes
+    SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of filters, that become one vector
+    SINGLE, WHOLE = SUMS.bit_length() - 1, LANES.bit_length() - 1
 
     @kernel
     def dot_tile(x, runs, panel, y, positions, filters, mode):
@@ -66,6 +68,7 @@ def micro_kernel(MR, NF, vec):
         m < positions and o < filters = NF; runs are whole vectors, positions >= MR."""
         acc = registers(MR, NF)
         w = registers(NF)
+        t = registers(SUMS)
         for i in range(0, positions, MR):
             l = min(i, positions - MR)
             for m in static_range(MR):
@@ -82,8 +85,16 @@ def micro_kernel(MR, NF, vec):
                         for f in static_range(NF):
                             acc[m, f] = fma(x_ms, w[f], acc[m, f])
             for m in static_range(MR):
-                for f in static_range(NF):
-                    y.a[y.at + (l + m) * y.step + f] = sum_lanes(acc[m, f])
+                at = y.at + (l + m) * y.step
+                for f in static_range(0, NF, SUMS):
+                    for j in static_range(SUMS):
+                        t[j] = acc[m, min(f + j, NF - 1)]
+                    for k in static_range(SINGLE):  # two vectors to one, of twice as many sums
+                        for j in static_range(0, SUMS, 2 << k):
+                            t[j] = add_halves(t[j], t[j + (1 << k)], 1 << k)
+                    for k in static_range(SINGLE, WHOLE):  # until each sum is one lane
+                        t[0] = add_halves(t[0], t[0], 1 << k)
+                    store_n(t[0], y.a, at + f, NF - f)
 
     return dot_tile
 

@@ -142,6 +142,26 @@ def _shuffled(builder, word, vec, args):
     return _chosen(builder, *args, word(lanes[: vec.lanes], lanes[vec.lanes :]))
 
 
+def add_halves(a, b, parts):
+    """The halves of each of `parts` equal parts of `a` added, then those of `b`: half as many
+    lanes of twice as many sums.  parts is a constant."""
+    low, high = np.hstack([_halves(a, parts), _halves(b, parts)])
+    return low + high
+
+
+def _halves(v, parts):
+    """The lower halves of equal parts of `v`, and the upper ones."""
+    return v.reshape(parts, 2, -1).swapaxes(0, 1).reshape(2, -1)
+
+
+@lowers(add_halves, lambda a, b, parts: _sized(parts, a) if a == b else None)
+def _add_halves(context, builder, sig, args):
+    vec, parts = sig.return_type, sig.args[2].literal_value
+    lanes = np.arange(2 * vec.lanes)
+    halves = np.hstack([_halves(of_one, parts) for of_one in np.split(lanes, 2)])
+    return builder.fadd(*(_chosen(builder, *args[:2], half) for half in halves))
+
+
 def sum_lanes(v):
     """The sum of all lanes: halves are added until one lane is left."""
     while len(v) > 1:

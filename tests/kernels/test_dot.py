@@ -39,10 +39,11 @@ def test_few_filters(shape, filters, parameters, dtype, always_parallel):
     rng = np.random.default_rng(0)
     x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
     p = mlxconv.explain(x, w, **parameters).problem
-    assert dot.meets_few_filters(p) and plan(p).variant == "dot"
-    assert plan(p).schedule.tile.startswith(f"{dot.tiles()[p.O // p.groups - 1].shape[0]}x")
+    assert dot.meets_few_filters(p)
+    assert plan(p, "dot").schedule.tile.startswith(f"{dot.tiles()[p.O // p.groups - 1].shape[0]}x")
     for threads in (1, 2, 3):
-        y = CONV[len(p.K)](x, w, **parameters, stream=mlxconv.Stream(threads))
+        stream = mlxconv.Stream(threads)
+        y = CONV[len(p.K)](x, w, **parameters, stream=stream, variant="dot")
         assert np.array_equal(y, exact(x, w, parameters, np.int64))
 
 

@@ -13,6 +13,7 @@ from numba.core.errors import TypingError
 from mlxconv import processor
 from mlxconv.simd import shuffles, words
 from mlxconv.simd.shuffles import (
+    add_halves,
     broadcast_each,
     even_parts,
     odd_parts,
@@ -21,7 +22,7 @@ from mlxconv.simd.shuffles import (
     zip_high,
     zip_low,
 )
-from mlxconv.simd.static import kernel
+from mlxconv.simd.static import kernel, static_range
 from mlxconv.simd.vector import VECTORS
 from mlxconv.simd.words import (
     broadcast,
@@ -143,6 +144,18 @@ def _of_two(word):
     return probe_of
 
 
+def _add_halves(vec):
+    LANES, WHOLE = vec.lanes, vec.lanes.bit_length() - 1
+
+    def add_halves_probe(a, i, n, y, j):
+        v = add_halves(load(vec, a, i), load(vec, a, i + LANES), 1)
+        for k in static_range(1, WHOLE):
+            v = add_halves(v, v, 1 << k)
+        store(v, y, j)
+
+    return add_halves_probe
+
+
 def _sum_lanes(vec):
     def sum_lanes_probe(a, i, n, y, j):
         y[j] = sum_lanes(load(vec, a, i))
@@ -155,6 +168,7 @@ PROBES = {
     "zip_high": _of_two(zip_high),
     "even_parts": _of_two(even_parts),
     "odd_parts": _of_two(odd_parts),
+    "add_halves": _add_halves,
     "sum_lanes": _sum_lanes,
     "zero": _zero,
     "load": _load,
@@ -207,7 +221,7 @@ def test_every_word_has_a_probe():
 
 
 @vectors
-@pytest.mark.parametrize("word", sorted(WORDS - {"fma", "sum_lanes"}))
+@pytest.mark.parametrize("word", sorted(WORDS - {"fma", "add_halves", "sum_lanes"}))
 def test_lowering_equals_meaning(compiled, word, vec):
     """All of y is compared, so that a store may not touch its neighbours either."""
     probe = compiled(word, vec)
@@ -235,6 +249,24 @@ def test_sum_lanes_adds_halves(compiled, vec):
     a[vec.lanes - 1] = np.nan
     probe(a, 0, vec.lanes, got, 0)
     assert np.isnan(got[0])
+
+
+@vectors
+def test_add_halves_sums_two_vectors_in_the_order_of_sum_lanes(compiled, vec):
+    probe, one, rng = (
+        compiled("add_halves", vec),
+        compiled("sum_lanes", vec),
+        np.random.default_rng(1),
+    )
+    for _ in range(50):
+        a = (rng.standard_normal(2 * vec.lanes) * 2.0 ** rng.integers(0, 20)).astype(vec.dtype)
+        got, expected, sums = np.zeros((3, vec.lanes), vec.dtype)
+        probe(a, 0, 0, got, 0)
+        probe.py_func(a, 0, 0, expected, 0)
+        assert np.array_equal(bits(got), bits(expected))
+        for i in range(2):
+            one(a, i * vec.lanes, 0, sums, i)
+        assert np.array_equal(got, np.resize(sums[:2], vec.lanes))
 
 
 @vectors
@@ -348,7 +380,7 @@ def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
     probe = compiled(word, vec)
     several = {"broadcast": 1, "store": 1, "broadcast_each": vec.lanes + 1, "fma": 3 * vec.lanes}
     elements = several.get(word, vec.lanes)
-    elements *= 2 if word in OF_TWO else 1
+    elements *= 2 if word in {*OF_TWO, "add_halves"} else 1
     reads = [n if word == "load_n" else elements for n in range(vec.lanes + 1)]
     written = 1 if word == "sum_lanes" else vec.lanes
     writes = [n if word == "store_n" else written for n in range(vec.lanes + 1)]
@@ -384,7 +416,7 @@ UNFIT = {
 PLACES = [(word, name) for word in READING for name in "ai"]
 PLACES += [(word, name) for word in WRITING for name in "yj"]
 PLACES += [(word, "n") for word in (*COUNTED, "broadcast_each")]
-OF_REGISTERS = {"zero", "fma", "repeat", "sum_lanes", *OF_TWO}
+OF_REGISTERS = {"zero", "fma", "repeat", "add_halves", "sum_lanes", *OF_TWO}
 
 
 def refusal(word, vec, **arguments):
