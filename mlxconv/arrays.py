@@ -7,6 +7,7 @@ import numpy as np
 
 FLOATING = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 REAL_OF = {"complex64": "float32", "complex128": "float64"}  # a pair of these is one element
+BITS = {"float16": "uint16", "bfloat16": "int16"}  # as which kernels see them, and tell them apart
 CACHE_LINE_BYTES = 64
 
 
@@ -100,7 +101,7 @@ def native(a: np.ndarray) -> np.ndarray:
 class Memory(NamedTuple):
     """An array as flat memory: element (i, j, ...) is flat[offset + i*strides[0] + j*...]."""
 
-    flat: np.ndarray  # 1-D, C-contiguous, read-only; uint16 for the half types
+    flat: np.ndarray  # 1-D, C-contiguous, read-only; half types as bits
     offset: int  # in elements
     strides: tuple[int, ...] | None  # in elements; None: those of a C-contiguous array
 
@@ -133,6 +134,6 @@ def lying(view: np.ndarray, base: np.ndarray) -> Memory:
 
 
 def _readonly(flat: np.ndarray) -> np.ndarray:
-    flat = flat.view(np.uint16) if flat.itemsize == 2 else flat.view()
+    flat = flat.view(BITS.get(flat.dtype.name, flat.dtype))
     flat.flags.writeable = False
     return flat

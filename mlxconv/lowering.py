@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlxconv.arrays import REAL_OF, Memory, memory_of
-from mlxconv.kernels.elements import widened
+from mlxconv.arrays import BITS, REAL_OF, Memory, dtype_named, memory_of
+from mlxconv.kernels.elements import converted
 from mlxconv.kernels.geometry import copy_of, set_filter_layout, set_input_layout
 from mlxconv.kernels.schedule import Schedule
 
@@ -51,8 +51,8 @@ def as_real(p: "Problem") -> "Problem":
     )
 
 
-def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
-    """The filters of `p` as a flat array of the arithmetic's type.
+def real_filters(w: np.ndarray, p: "Problem") -> np.ndarray:
+    """The filters of `p` as a flat array of the result's real type, half types as bits.
 
     They are flipped if asked, and of a complex convolution each is two:
 
@@ -61,6 +61,7 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
 
     Filters are small; this is NumPy's work, not a kernel's.
     """
+    dtype = dtype_named(REAL_OF.get(p.dtype, p.dtype))
     if p.flip:
         w = w[(slice(None), *(slice(None, None, -1),) * len(p.K))]
     if p.dtype in REAL_OF:
@@ -69,7 +70,7 @@ def real_filters(w: np.ndarray, p: "Problem", dtype: str) -> np.ndarray:
         if p.input_dtype in REAL_OF:
             pairs = [np.stack([re, -im], -1), np.stack([im, re], -1)]
         w = np.stack(pairs, axis=1)
-    return memory_of(np.ascontiguousarray(widened(np.ascontiguousarray(w)), dtype)).flat
+    return memory_of(converted(w, dtype)).flat
 
 
 def laid_out(
@@ -90,6 +91,6 @@ def laid_out(
 def elements_of(out: np.ndarray) -> np.ndarray:
     """The output as kernels write it: flat; half types as bits, complex ones as pairs."""
     flat = out.reshape(-1)
-    if out.dtype.itemsize == 2:
-        return flat.view(np.uint16)
+    if out.dtype.name in BITS:
+        return flat.view(BITS[out.dtype.name])
     return flat.view(REAL_OF[out.dtype.name]) if out.dtype.kind == "c" else flat

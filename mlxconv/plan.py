@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlxconv import recycling, threads
-from mlxconv.arrays import Memory, dtype_named, lying, memory_of, real_view
+from mlxconv.arrays import REAL_OF, Memory, dtype_named, lying, memory_of, real_view
 from mlxconv.forks import cached_property
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
@@ -31,7 +31,7 @@ class Planned:
         self.dtype = dtype_named(problem.dtype)
         self.output_elements = math.prod(self.output_shape)
         self.new_output = recycling.maker(self.output_shape, self.dtype)
-        self.is_real = problem.dtype in ("float32", "float64")
+        self.is_real = problem.dtype not in REAL_OF
 
     def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         """`out` if the result of `x` and `w` may be written there, or new memory."""
@@ -125,12 +125,12 @@ class Plan(Planned):
         if found and self.are_usual(x, w, workers) and (at_once := self._bound):
             panels, suspect = found
             if (at_once(x, w, y, panels) or suspect) and self.schedule.suspects:
-                self._mend((x.ravel(), None, w.ravel()), y.ravel(), workers)
+                self._mend((elements_of(x), None, elements_of(w)), elements_of(y), workers)
             return y
         if self.is_empty:
             y[...] = 0
             return y
-        flat = y.ravel() if self.is_real else elements_of(y)
+        flat = elements_of(y)
         operands = self._operands(x, w, packed)
         if self._launch(self.schedule, operands, flat, workers, packed):
             self._mend(operands, flat, workers)
@@ -162,26 +162,26 @@ class Plan(Planned):
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
         """The input and the filters as kernels see them."""
         if self._are_plain(x, x):
-            flat, layout = x.ravel(), None
+            flat, layout = elements_of(x), None
         else:
             layout = memory_of(real_view(np.ascontiguousarray(x) if self._merges else x))
             flat = layout.flat
         if self._are_plain(w, w):
-            return flat, layout, w.ravel()
+            return flat, layout, elements_of(w)
         if packed is None and self.reads(w):
             return flat, layout, w
-        filters = None if packed is None else packed.filters.get(self.schedule.elements.dtype)
+        filters = None if packed is None else packed.filters.get(self.problem.dtype)
         if filters is None:
             filters = self._filters(w)
             if packed is not None:
-                packed.filters[self.schedule.elements.dtype] = filters
+                packed.filters[self.problem.dtype] = filters
         return flat, layout, filters
 
     def _filters(self, w: np.ndarray) -> np.ndarray:
-        """Those that lie in any order, as flat memory of the arithmetic's type."""
+        """Those that lie in any order, as flat memory of the result's real type."""
         if self.is_real and w.dtype is self.dtype and w.flags.aligned:
-            return np.ascontiguousarray(w).ravel()
-        return real_filters(w, self.problem, self.schedule.elements.dtype)
+            return elements_of(np.ascontiguousarray(w))
+        return real_filters(w, self.problem)
 
     def reads(self, w: np.ndarray) -> bool:
         """Whether the filters are packed from where they lie, without a copy before."""
@@ -195,7 +195,7 @@ class Plan(Planned):
             self.is_real
             and (not self._merges or max(self.problem.K) == 1)  # axes of one tap may merge
             and self.schedule.panels > 0
-            and w.dtype == self.schedule.elements.dtype
+            and w.dtype is self.dtype
             and (w.shape[-1] == 1 or w.itemsize in (w.strides[-1], w.strides[first]))
             and w.flags.aligned
             and (first == 0 or self.problem.groups in (1, self.schedule.geometry["groups"][0]))

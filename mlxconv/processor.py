@@ -57,6 +57,13 @@ def fma_per_cycle() -> int:
 
 
 @lru_cache(1)
+def converts_float16() -> bool:
+    """Whether there are instructions between float16 and float32."""
+    triple, _, features = target()
+    return "f16c" in features or triple.startswith(("aarch64", "arm64"))
+
+
+@lru_cache(1)
 def caches() -> Caches:
     """The data caches of core 0; typical sizes where the system does not tell."""
     sizes, ways = {"1": 32 << 10, "2": 512 << 10, "3": 8 << 20}, 8

@@ -26,7 +26,7 @@ import numba.np.ufunc.parallel
 import numpy as np
 
 from mlxconv import processor, workspace
-from mlxconv.arrays import aligned_empty
+from mlxconv.arrays import BITS, aligned_empty
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
@@ -122,6 +122,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
     kept, last, end, alone = idle, steps - 1, steps, schedule.on_one_thread
+    bits = BITS.get(schedule.elements.output)
     together = parallel(schedule.elements) if chunks > 1 else None
 
     def on_arrays(
@@ -133,6 +134,8 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
             space = workspace.borrow(schedule, chunks, kept)
         own, scratch, runs, counters = space
         own = own if panels is None else panels
+        if bits is not None:
+            x, w, y = x.view(bits), w.view(bits), y.view(bits)
         x, w, y = x.ravel(), w.ravel(), y.ravel()
         if together is None or _forked or not _busy.acquire(blocking=False):
             suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)

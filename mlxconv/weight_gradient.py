@@ -16,6 +16,7 @@ from mlxconv.arrays import dtype_named, memory_of
 from mlxconv.forks import cached_property
 from mlxconv.input_gradient import input_gradient, transposed
 from mlxconv.kernels import outer, outer_grouped
+from mlxconv.kernels.elements import converted
 from mlxconv.kernels.reference import sums_mending
 from mlxconv.kernels.schedule import lanes_of
 from mlxconv.lowering import laid_out
@@ -72,7 +73,7 @@ class WeightGradient:
         if self._is_empty:
             return np.zeros(self._problem.weight_shape, self.dtype)
         if not x.dtype is dy.dtype is self._wide:
-            x, dy = (a.astype(self._wide) for a in (x, dy))
+            x, dy = (converted(a, self._wide) for a in (x, dy))
         x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
         dw = (self._swapped if self._swaps else self._plain)(x, dy, workers)
         return np.ascontiguousarray(dw, self.dtype)

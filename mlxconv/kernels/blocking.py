@@ -118,8 +118,6 @@ def line_blocks(
     taps = met(g)
     if np.mean((taps > 0) - taps) * flop > lines * SHORT * BLOCK_FLOP:
         positions = min(positions, max(1, W // MR // SHORT) * MR)
-    if elements.rounds:  # their outputs stay in scratch until they are rounded
-        positions = min(positions, (1 << 16) // (NR * panels))
     positions = max(MR, positions // MR * MR)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))

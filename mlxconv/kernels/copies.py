@@ -1,5 +1,5 @@
 """Rows of the input as strips and copied windows hold them: zeros where they lie outside, of the
-arithmetic's type, with their channels side by side.
+type that tiles read, with their channels side by side.
 
 LLVM makes vectors of few of these loops: it cannot tell that offsets are not negative, nor that one
 array does not lie over another.  So they are written in vectors.
@@ -7,7 +7,7 @@ array does not lie over another.  So they are written in vectors.
 
 from functools import lru_cache
 
-from mlxconv.kernels.elements import converts_runs
+from mlxconv.kernels.elements import converts_runs, unchanged
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import load, load_n, store, store_n, zero
 
@@ -31,7 +31,8 @@ def clears(vec):
 @lru_cache
 def row_copies(elements, vec):
     """copy_rows for inputs of this type."""
-    CONVERTS, widen, LANES = int(elements.converts), elements.widen, vec.lanes
+    CONVERTS = int(elements.converts and elements.dtype == "float64")  # no word widens to that
+    widen, LANES = elements.widen if elements.converts else unchanged, vec.lanes
     clear, widen_run = clears(vec), converts_runs(widen)
 
     @kernel(inline="always")

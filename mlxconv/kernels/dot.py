@@ -192,7 +192,9 @@ def meets_few_filters(p: "Problem") -> bool:
 def schedule(p: "Problem") -> Schedule:
     """Tiles for few filters; for few positions, one job for every few filters of a group."""
     if meets_few_filters(p):
-        return schedule_of(p, micro_kernel, tiles()[p.O // p.groups - 1], Layout(by_filter=True))
+        return schedule_of(
+            p, micro_kernel, tiles()[p.O // p.groups - 1], Layout(in_vectors=True, by_filter=True)
+        )
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g, filters = geometry_of(p), p.O // p.groups

@@ -1,8 +1,8 @@
 """Types of elements: as they lie in memory, and as kernels compute with them.
 
-Kernels see half types as bits and turn them into float32 and back in integer arithmetic:
-processors without conversion instructions run these too; LLVM turns the loops they stand in into
-vectors.  Rounding is to nearest, ties to even; subnormals, infinities and NaN are kept.
+Kernels see half types as bits.  Words turn vectors of them into float32 and back, see
+simd/halves.py; here is what does the same to a single element, in integer arithmetic, which any
+processor has.  Rounding is to nearest, ties to even; subnormals, infinities and NaN are kept.
 """
 
 from functools import lru_cache
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
+from mlxconv.arrays import BITS
 from mlxconv.simd.address import entry_point
 from mlxconv.simd.static import kernel
 
@@ -59,7 +60,8 @@ def to_bfloat16(value):
     odd = (b >> _u32(16)) & _u32(1)
     rounded = _u32(b + _u32(0x7FFF) + odd) >> _u32(16)
     quiet = (b >> _u32(16)) | _u32(0x40)  # of a NaN, whose sign is kept
-    return np.uint16(quiet if _u32(b & _u32(0x7FFFFFFF)) > _u32(0x7F800000) else rounded)
+    is_nan = _u32(b & _u32(0x7FFFFFFF)) > _u32(0x7F800000)
+    return np.int16(np.uint16(quiet if is_nan else rounded))
 
 
 @kernel(inline="always")
@@ -95,18 +97,19 @@ def _widens(name):
     def widen_all(a, b):
         widen_run(a, 0, b, 0, a.size)
 
-    flat = types.Array(types.uint16, 1, "C", readonly=True), types.Array(types.float32, 1, "C")
-    return entry_point(widen_all, flat)
+    bits = types.Array(getattr(types, BITS[name]), 1, "C", readonly=True)
+    return entry_point(widen_all, (bits, types.Array(types.float32, 1, "C")))
 
 
-def widened(a: np.ndarray) -> np.ndarray:
-    """The C-contiguous array `a` as float32, if it is of a half type in this machine's byte order:
-    ten times as fast as NumPy and ml_dtypes, which convert one element after the other."""
-    if a.dtype.name not in _WIDEN or not a.dtype.isnative:
-        return a
-    wide = np.empty(a.shape, np.float32)
-    _widens(a.dtype.name)(a.view(np.uint16).ravel(), wide.ravel())
-    return wide
+def converted(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`a` as a C-contiguous array of this type; half types are widened ten times as fast as by
+    NumPy and ml_dtypes, which convert one element after the other."""
+    a, name = np.ascontiguousarray(a), a.dtype.name
+    if name in _WIDEN and a.dtype.isnative and a.dtype != dtype:
+        wide = np.empty(a.shape, np.float32)
+        _widens(name)(a.view(BITS[name]).ravel(), wide.ravel())
+        a = wide
+    return np.ascontiguousarray(a, dtype)
 
 
 class Elements(NamedTuple):
@@ -114,24 +117,31 @@ class Elements(NamedTuple):
 
     input: str
     output: str
+    in_vectors: bool = False  # whether tiles read windows by vectors, which may widen them
 
     @property
     def name(self) -> str:
         """What these types add to a kernel's name."""
-        return f"{self.input}_to_{self.output}"
+        by = "_in_vectors" if self.window != self.dtype else ""
+        return f"{self.input}{by}_to_{self.output}"
 
     @property
     def dtype(self) -> str:
         """The type of the arithmetic: float32 for the half types."""
         return "float32" if self.output in _NARROW else self.output
 
+    @property
+    def window(self) -> str:
+        """The type of windows as tiles read them, in the input or a strip of it."""
+        widens = self.in_vectors and self.dtype == "float32"
+        return BITS.get(self.input, self.dtype) if widens else self.dtype
+
     def arrays(self) -> dict[str, str]:
         """The types of a call's flat arrays, by their name in Data."""
-        as_seen = dict.fromkeys(_WIDEN, "uint16")
         return {
-            "x": as_seen.get(self.input, self.input),
-            "w": self.dtype,
-            "y": as_seen.get(self.output, self.output),
+            "x": BITS.get(self.input, self.input),
+            "w": BITS.get(self.output, self.output),
+            "y": BITS.get(self.output, self.output),
             "panels": self.dtype,
             "scratch": self.dtype,
             "runs": "int64",
@@ -150,15 +160,11 @@ class Elements(NamedTuple):
 
     @property
     def widen_output(self):
-        """The kernel that turns an element of the output back into one of the arithmetic."""
+        """The kernel that turns an element of the output, or of a filter, into one of the
+        arithmetic."""
         return _WIDEN.get(self.output, unchanged)
 
     @property
     def converts(self) -> bool:
-        """Whether the input must be converted, hence copied, before vectors can be read from it."""
-        return self.input != self.dtype
-
-    @property
-    def rounds(self) -> bool:
-        """Whether sums are rounded to a narrower type on their way to the output."""
-        return self.output != self.dtype
+        """Whether the input must be converted, hence copied, before tiles can read it."""
+        return BITS.get(self.input, self.input) != self.window

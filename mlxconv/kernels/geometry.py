@@ -98,8 +98,8 @@ class Data(NamedTuple):
     """The arrays of one call, all flat."""
 
     geometry: Any  # one GEOMETRY record, or one for each part of a call
-    x: Any  # the input's memory, read-only; the bits, uint16, of half types
-    w: Any  # the filters as (O, taps, C), read-only; where they are packed, laid out as it may be
+    x: Any  # the input's memory, read-only; half types as bits
+    w: Any  # the filters as (O, taps, C), read-only, of y's type; if packed, laid out as it may be
     y: Any  # the output
     panels: Any  # the filters, packed; empty if each worker packs them for itself
     scratch: Any  # of this worker: a strip of input, a block of output, packed filters

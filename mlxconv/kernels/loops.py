@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 
 from mlxconv import processor
-from mlxconv.kernels.elements import converts_runs
+from mlxconv.kernels.elements import converts_runs, unchanged
 from mlxconv.kernels.geometry import (
     COPIED,
     OUTPUTS,
@@ -43,6 +43,7 @@ from mlxconv.kernels.window import (
     inputs,
     list_runs,
     reach_of,
+    strips,
     window_in_place,
     windows,
 )
@@ -52,35 +53,33 @@ from mlxconv.simd.vector import vec_of
 
 
 @lru_cache
-def tile_call(dtype):
+def tile_call(elements):
     """The word that runs a micro-kernel:
     call(address, x, runs, panel, y, positions, filters, mode)."""
-    writable = Rows(np.empty(1, dtype), 0, 0)
-    read_only = np.empty(1, dtype)
-    read_only.flags.writeable = False
-    x, y = numba.typeof(Rows(read_only, 0, 0)), numba.typeof(writable)
+    window = np.empty(1, elements.window)
+    window.flags.writeable = False
+    kinds = window, np.empty(1, elements.dtype), np.empty(1, elements.arrays()["y"])
+    x, panel, y = (numba.typeof(Rows(a, 0, 0)) for a in kinds)
     runs = numba.typeof(Runs(np.empty(1, np.int64), 0, 0, 0, 0))
-    return caller(f"tile_{dtype}", x, runs, y, y, *(types.intp,) * 3)
+    name = "_".join(["tile", *(a.dtype.name for a in kinds)])
+    return caller(name, x, runs, panel, y, *(types.intp,) * 3)
 
 
 @lru_cache
 def computes(elements):
     """compute for these types of input and output."""
-    ROUNDS, narrow_run = elements.rounds, converts_runs(elements.narrow)
-    OUTPUTS_ = OUTPUTS
-    call_tile = tile_call(elements.dtype)
+    OUTPUTS_, call_tile, copy_run = OUTPUTS, tile_call(elements), converts_runs(unchanged)
     is_finite = finite(vec_of(elements.dtype, processor.vector_bytes()))
+    as_output = np.dtype(elements.arrays()["y"]).type
+    SHARE = np.dtype(elements.dtype).itemsize // np.dtype(as_output).itemsize
 
     @kernel(inline="always")
     def compute(data, x, runs, panel, y, positions, filters):
-        """y = micro-kernel(x, runs, panel): by way of scratch where outputs are to be rounded,
-        and where there are fewer positions than the tile has."""
+        """y = micro-kernel(x, runs, panel): by way of scratch where there are fewer positions than
+        the tile has."""
         g = data.geometry[0]
-        kept = Rows(data.scratch, g.block_at, filters)
-        if ROUNDS:
-            out = kept
-        else:
-            out = kept if positions < g.MR else y
+        kept = Rows(data.scratch.view(as_output), g.block_at * SHARE, filters)
+        out = kept if positions < g.MR else y
         rows, left = max(positions, g.MR), filters % g.NR if g.narrow_NR else 0
         whole = filters - left
         if whole:
@@ -97,9 +96,9 @@ def computes(elements):
                 for m in range(positions):
                     if not is_finite(out.a, out.at + m * out.step, filters):
                         data.counters[SUSPECT] = 1
-        if ROUNDS or positions < g.MR:
+        if positions < g.MR:
             for m in range(positions):
-                narrow_run(kept.a, kept.at + m * kept.step, y.a, y.at + m * y.step, filters)
+                copy_run(kept.a, kept.at + m * kept.step, y.a, y.at + m * y.step, filters)
 
     return compute
 
@@ -173,7 +172,7 @@ def runs_block(elements):
 @lru_cache
 def runs_lines(elements):
     """run_lines for these types of input and output."""
-    call_tile, SLIDES_ = tile_call(elements.dtype), SLIDES
+    call_tile, SLIDES_ = tile_call(elements), SLIDES
 
     @kernel
     def run_lines(data, panels, block):
@@ -235,6 +234,7 @@ def gathered(elements, vec):
     """The range kernel over blocks of positions that lie anywhere, for lines shorter than a tile:
     each window is copied, one behind the other, zeros where it meets padding."""
     gather, compute = gathers(elements, vec), computes(elements)
+    strip_of = strips(elements)
     packed_filters = packs_once(elements)
 
     @kernel
@@ -256,7 +256,7 @@ def gathered(elements, vec):
                 data.runs[COPIED] = windows
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
             panels = packed_filters(data, group, group + 1, p0, p1)
-            x = Rows(data.scratch, p0 * g.panel_channels, g.pitch)
+            x = Rows(strip_of(data), p0 * g.panel_channels, g.pitch)
             y = Rows(data.y, l0 * g.y_step[2] + group * g.O + p0 * g.NR, g.y_step[2])
             panel = Rows(panels.a, panels.at + (group * panels.step + p0) * panel_size, panel_size)
             filters = min(p1 * g.NR, g.O) - p0 * g.NR

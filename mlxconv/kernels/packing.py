@@ -92,9 +92,10 @@ def squares(vec, WHOLE):
 
 
 @lru_cache
-def packers(vec):
-    """pack_panel for weights of the type of `vec`."""
+def packers(elements, vec):
+    """pack_panel for weights of the output's type."""
     LANES, FEW_, FILTERS_ = vec.lanes, FEW, FILTERS
+    widen = elements.widen_output
     is_finite, clear = finite(vec), clears(vec)
     pack_whole, pack_edges = squares(vec, True), squares(vec, False)
 
@@ -130,7 +131,8 @@ def packers(vec):
             if g.w_channel != 1 or n <= FEW_ or n * g.w_run < LANES:
                 for j in range(n):
                     for s in range(g.w_run):
-                        panels[row + s * step + j] = w[at + j * g.w_filter + s * g.w_channel]
+                        weight = w[at + j * g.w_filter + s * g.w_channel]
+                        panels[row + s * step + j] = widen(weight)
             else:
                 if n == LANES:
                     packed = g.w_run // LANES * LANES
@@ -164,7 +166,7 @@ def packers(vec):
 
 @lru_cache
 def packs(elements):
-    """The range kernel over panels, for weights of the arithmetic's type."""
+    """The range kernel over panels, for weights of the output's type."""
     call_pack = pack_call(elements)
 
     @kernel

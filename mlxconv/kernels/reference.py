@@ -70,7 +70,7 @@ def range_kernel(elements, mends=False):
                         row = c0 + rd * g.x_step[0] + rh * g.x_step[1] + r * g.x_step[2]
                         for c in range(g.C):
                             x = Sum(widen(data.x[row + c * g.x_channel]))
-                            total += x * data.w[weight + c]
+                            total += x * Sum(widen_output(data.w[weight + c]))
                     weight += g.C
         return total
 

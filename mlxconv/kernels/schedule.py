@@ -107,7 +107,7 @@ class Schedule:
     def layout(self) -> tuple[Any, ...]:
         """What the order of the packed filters depends on, beside the filters."""
         names = ("NR", "narrow_NR", "banks", "bank_rows", "groups", "checks")
-        return (self.elements.dtype, *(int(self.geometry[name][0]) for name in names))
+        return (self.elements.arrays()["w"], *(int(self.geometry[name][0]) for name in names))
 
     @cached_property
     def idle(self) -> list[workspace.Workspace] | None:
@@ -124,6 +124,7 @@ class Layout(NamedTuple):
     """How the tiles of a variant lie over a problem."""
 
     over_groups: int = 0  # filters of a group, if vectors run over those of all groups
+    in_vectors: bool = False  # whether tiles read windows by vectors
     tap_block: int = 1  # taps of a line that are summed together
     phases: int = 1  # neighbouring positions that each row of a tile computes
     narrow: Tile | None = None  # of one vector, for filters that are left over and fit into it
@@ -138,7 +139,7 @@ def schedule_of(
     layout: Layout = Layout(),
 ) -> Schedule:
     """The schedule of a register tile: panels of NR filters, blocks of positions."""
-    elements = Elements(p.input_dtype, p.dtype)
+    elements = Elements(p.input_dtype, p.dtype, layout.in_vectors)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
@@ -158,7 +159,7 @@ def schedule_of(
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
     alone = few or parts >= processor.cores() or _packs_alone(panels, packing.flop, work)
-    own = _scratch(g, strip, elements, vec.lanes)
+    own = _scratch(g, strip, vec.lanes)
     suspects = layout.phases > 1 or meets_padding(p)
     if suspects:
         few = math.prod(p.output_shape) < panels or layout.phases > 1  # which may pad filters
@@ -205,10 +206,9 @@ def _blocked(
     if gathers:
         strip = blocking.gathered_blocks(g, elements, few)
     else:
-        halves = elements.converts or elements.rounds
         if layout.edge:
             blocking.space_rows(g, lanes_of(p), np.dtype(elements.dtype).itemsize)
-        g["in_place"] = layout.edge is not None and g["stays"] and not halves
+        g["in_place"] = layout.edge is not None and g["stays"] and not elements.converts
         strip = blocking.line_blocks(g, window, elements, work, few)
     if few:
         itemsize = np.dtype(elements.dtype).itemsize
@@ -241,12 +241,11 @@ def _parts_of_job(g: np.ndarray) -> tuple[int, int]:
     return -(-groups // int(g["group_blocks"][0])), -(-panels // int(g["panel_blocks"][0]))
 
 
-def _scratch(g: np.ndarray, strip: int, elements: Elements, lanes: int) -> int:
+def _scratch(g: np.ndarray, strip: int, lanes: int) -> int:
     """Set where in scratch outputs are kept and filters packed, behind a strip of so many elements;
     returns the elements before these filters."""
     by_line = bool(g["tiles"][0])
-    rows = max(int(g["MR"][0]), blocking.block_rows(g, by_line) if elements.rounds else 0)
-    kept = (elements.rounds or not by_line) * rows * _parts_of_job(g)[1] * int(g["NR"][0])
+    kept = (not by_line) * int(g["MR"][0]) * _parts_of_job(g)[1] * int(g["NR"][0])
     g["block_at"] = strip = -(-strip // lanes) * lanes
     g["panels_at"] = own = strip + -(-kept // lanes) * lanes
     return own
@@ -255,10 +254,10 @@ def _scratch(g: np.ndarray, strip: int, elements: Elements, lanes: int) -> int:
 def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -> Iterator[Part]:
     """What the range kernels call by address, with these tiles."""
     for field, kernel in tiles.items():
-        yield Part(field, kernel, tile_call(elements.dtype))
+        yield Part(field, kernel, tile_call(elements))
     if "edge" in tiles:
         yield Part("lines", runs_lines(elements), block_call(elements))
-    yield Part("pack", packers(vec), pack_call(elements))
+    yield Part("pack", packers(elements, vec), pack_call(elements))
     if by_line:
         yield Part("strips", strip_copies(elements, vec), strips_call(elements))
         yield Part("run", runs_block(elements), block_call(elements))

@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
+import numpy as np
 from numba import types
 
 from mlxconv.kernels.copies import clears, row_copies
@@ -117,14 +118,27 @@ def strips_call(elements):
 
 
 @lru_cache
+def strips(elements):
+    """strip_of for windows of this type."""
+    as_window = np.dtype(elements.window).type
+
+    @kernel(inline="always")
+    def strip_of(data):
+        """The memory that rows of the input are copied to."""
+        return data.scratch.view(as_window)
+
+    return strip_of
+
+
+@lru_cache
 def strip_copies(elements, vec):
     """copy_strip for inputs of this type."""
-    copy_rows = row_copies(elements, vec)
+    copy_rows, strip_of = row_copies(elements, vec), strips(elements)
 
     @kernel
     def copy_strip(data, n, c0, d, h, w):
         """Fill the strip with what a block of image `n` reads along D, H and W, from channel c0."""
-        g = data.geometry[0]
+        g, strip = data.geometry[0], strip_of(data)
         far, at = w.step != g.dilation[2], 0
         rows = w.span if far else w.rows  # that are neighbours in the input as well
         for i in range(d.rows):
@@ -133,7 +147,7 @@ def strip_copies(elements, vec):
                 line = g.x_offset + n * g.x_image + rd * g.x_step[0] + rh * g.x_step[1]
                 for k in range(w.k0, w.k1 if far else min(w.k1, w.k0 + 1)):
                     first = w.first + k * g.dilation[2] if min(rd, rh) >= 0 else g.L[2]
-                    copy_rows(g, data.x, data.scratch, line, first, rows, c0, at)
+                    copy_rows(g, data.x, strip, line, first, rows, c0, at)
                     at += rows * g.width
 
     return copy_strip
@@ -178,13 +192,13 @@ def windows(elements):
 @lru_cache
 def gathers(elements, vec):
     """gather for inputs of this type."""
-    copy_rows, clear = row_copies(elements, vec), clears(vec)
+    copy_rows, clear, strip_of = row_copies(elements, vec), clears(vec), strips(elements)
 
     @kernel
     def gather(data, group, l0, l1, pitch):
-        """scratch[m*pitch + tap*width + c] = channel c of what tap of position l0 + m meets, for
+        """strip[m*pitch + tap*width + c] = channel c of what tap of position l0 + m meets, for
         positions counted over N, D, H and W."""
-        g = data.geometry[0]
+        g, strip = data.geometry[0], strip_of(data)
         taps = g.K[2] if g.dilation[2] == 1 else 1  # that are neighbouring rows
         c0 = group * g.group_channels
         w, rest = l0 % g.out[2], l0 // g.out[2]
@@ -200,7 +214,7 @@ def gathers(elements, vec):
                     outside = not (0 <= rd < g.L[0] and 0 <= rh < g.L[1])
                     for k in range(0, g.K[2], taps):
                         r = g.L[2] if outside else first + k * g.dilation[2]
-                        copy_rows(g, data.x, data.scratch, base, r, taps, c0, at)
+                        copy_rows(g, data.x, strip, base, r, taps, c0, at)
                         at += taps * g.width
             w += 1  # counted on: to divide for each position would take as long as to copy it
             if w == g.out[2]:
@@ -210,7 +224,7 @@ def gathers(elements, vec):
                     if d == g.out[0]:
                         d, n = 0, n + 1
         missing = max(0, g.MR - (l1 - l0))  # rows that fill up the tile
-        clear(data.scratch, (l1 - l0) * pitch, missing * pitch)
+        clear(strip, (l1 - l0) * pitch, missing * pitch)
 
     return gather
 
@@ -218,15 +232,15 @@ def gathers(elements, vec):
 @lru_cache
 def inputs(elements):
     """input_of for inputs of this type."""
-    CONVERTS = elements.converts
+    CONVERTS, strip_of = elements.converts, strips(elements)
 
     @kernel(inline="always")
     def input_of(data, window):
         """The array that `window` is read from."""
         if CONVERTS:  # x is of another type
-            source = data.scratch
+            source = strip_of(data)
         else:
-            source = data.x if window.in_place else data.scratch
+            source = data.x if window.in_place else strip_of(data)
         return source
 
     return input_of

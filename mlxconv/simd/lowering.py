@@ -8,6 +8,7 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import lower_builtin, type_callable
 
+from mlxconv.simd.halves import may_hold
 from mlxconv.simd.vector import Vec
 
 i1, i32 = ir.IntType(1), ir.IntType(32)
@@ -28,11 +29,12 @@ def lowers(word, result):
 
 
 def check(vec, a, *integers, writes=False):
-    """The typing rule all memory words share; returns `vec`."""
+    """The typing rule all memory words share; returns `vec`.  Elements may be of a type that lanes
+    are widened from, or rounded to."""
     if not isinstance(vec, Vec):
         raise TypingError(f"expected a vector type, got {vec}")
     flat = isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C"
-    if not flat or a.dtype.name != vec.dtype.name:
+    if not flat or not may_hold(str(a.dtype), vec.dtype.name):
         raise TypingError(f"{vec} needs a flat C-contiguous {vec.dtype} array, got {a}")
     if writes and not a.mutable:
         raise TypingError(f"cannot store {vec} to the read-only {a}")
@@ -67,7 +69,18 @@ def intrinsic(builder, name, returns, arguments):
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
 
 
-def masked_load(builder, p, mask, vector, itemsize):
-    name = f"llvm.masked.load.v{vector.count}f{8 * itemsize}.p0"
+def masked_load(builder, p, mask, vector):
     p = builder.bitcast(p, vector.as_pointer())
-    return intrinsic(builder, name, vector, [p, i32(itemsize), mask, ir.Constant(vector, None)])
+    arguments = [p, i32(size_of(vector)), mask, ir.Constant(vector, None)]
+    return intrinsic(builder, f"llvm.masked.load.{mangled(vector)}.p0", vector, arguments)
+
+
+def mangled(vector):
+    """The name of this type in those of intrinsics."""
+    kind = "i" if isinstance(vector.element, ir.IntType) else "f"
+    return f"v{vector.count}{kind}{8 * size_of(vector)}"
+
+
+def size_of(vector):
+    """Bytes of an element."""
+    return {"i16": 2, "float": 4, "double": 8}[str(vector.element)]

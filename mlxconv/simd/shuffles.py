@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
 
+from mlxconv.simd.halves import kept_as, widen, widened
 from mlxconv.simd.lowering import check, i1, i32, lowers, masked_load, pointer
 from mlxconv.simd.vector import Vec
 
@@ -15,7 +16,7 @@ from mlxconv.simd.vector import Vec
 def broadcast_each(vec, a, i, step, size):
     """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes, the last in what is left, too.
     size is a constant; if step is one as well, one or two loads bring all of them."""
-    return a[i + _parts_of(vec.lanes, size) * step]
+    return widened(a[i + _parts_of(vec.lanes, size) * step])
 
 
 @lowers(
@@ -23,34 +24,36 @@ def broadcast_each(vec, a, i, step, size):
     lambda vec, a, i, step, size: _sized(size, check(vec, a, i, step)),
 )
 def _broadcast_each(context, builder, sig, args):
-    vec, size = sig.return_type, sig.args[4].literal_value
+    vec, dtype, size = sig.return_type, sig.args[1].dtype, sig.args[4].literal_value
+    kept = kept_as(dtype, vec.lanes)
     constant = getattr(sig.args[3], "literal_value", 2 * vec.lanes)
-    parts, p = _parts_of(vec.lanes, size), pointer(context, builder, sig, args, 1, vec.element)
+    parts, p = _parts_of(vec.lanes, size), pointer(context, builder, sig, args, 1, kept.element)
     extent = int(parts[-1]) * constant + 1
     if 1 < extent <= 2 * vec.lanes:
-        return _chosen(builder, *_loaded(builder, p, extent, vec), parts * constant)
+        v = _chosen(builder, *_loaded(builder, p, extent, kept), parts * constant)
+        return widen(builder, v, dtype)
     step = context.cast(builder, args[3], sig.args[3], types.intp)
-    values = ir.Constant(ir.VectorType(vec.element, int(parts[-1]) + 1), ir.Undefined)
+    values = ir.Constant(ir.VectorType(kept.element, int(parts[-1]) + 1), ir.Undefined)
     for g in range(values.type.count):
         x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
         values = builder.insert_element(values, x, i32(g))
-    return _chosen(builder, values, values, parts)
+    return widen(builder, _chosen(builder, values, values, parts), dtype)
 
 
-def _loaded(builder, p, extent, vec):
+def _loaded(builder, p, extent, kept):
     """Two vectors whose elements, side by side, begin with the `extent` ones at `p`."""
-    span = min(vec.lanes, 1 << (extent - 1).bit_length())
-    low = _load_first(builder, p, min(extent, span), vec, span)
+    span = min(kept.count, 1 << (extent - 1).bit_length())
+    low = _load_first(builder, p, min(extent, span), kept.element, span)
     if extent <= span:
         return low, low
     behind = builder.gep(p, [ir.IntType(64)(span)])
-    return low, _load_first(builder, behind, extent - span, vec, span)
+    return low, _load_first(builder, behind, extent - span, kept.element, span)
 
 
-def _load_first(builder, p, n, vec, lanes):
+def _load_first(builder, p, n, element, lanes):
     """The first n of so many lanes, as a load of all of them where n says so."""
     mask = ir.Constant(ir.VectorType(i1, lanes), [int(lane < n) for lane in range(lanes)])
-    return masked_load(builder, p, mask, ir.VectorType(vec.element, lanes), vec.dtype.itemsize)
+    return masked_load(builder, p, mask, ir.VectorType(element, lanes))
 
 
 def repeat(v, j, size):

@@ -2,7 +2,8 @@
 
 Every word has a *meaning*, a line of NumPy that runs under NUMBA_DISABLE_JIT=1 and that the tests
 compare with, and right below it a *lowering*, the LLVM it becomes.  `a` is always a flat (1-D,
-C-contiguous) array of the vector's element type, and `i` an offset in elements; both are checked
+C-contiguous) array of the vector's element type, or of one that is widened to it when read, or
+that it is rounded to when written, see halves.py; `i` is an offset in elements.  Both are checked
 when a kernel is compiled, so that a float64 array can never be read as float32.  Offsets are
 neither bounds-checked nor wrapped around.
 """
@@ -12,14 +13,17 @@ from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
 
+from mlxconv.simd.halves import kept_as, narrow, rounded, widen, widened
 from mlxconv.simd.lowering import (
     check,
     first_lanes,
     i32,
     intrinsic,
     lowers,
+    mangled,
     masked_load,
     pointer,
+    size_of,
     splat,
 )
 from mlxconv.simd.vector import Vec
@@ -37,43 +41,46 @@ def _zero(context, builder, sig, args):
 
 def load(vec, a, i):
     """The `vec.lanes` consecutive elements of `a` that start at a[i]."""
-    return a[i : i + vec.lanes].copy()
+    return widened(a[i : i + vec.lanes])
 
 
 @lowers(load, lambda vec, a, i: check(vec, a, i))
 def _load(context, builder, sig, args):
-    vec = sig.return_type
-    v = builder.load(pointer(context, builder, sig, args, 1, vec.llvm))
-    v.align = vec.dtype.itemsize
-    return v
+    vec, dtype = sig.return_type, sig.args[1].dtype
+    kept = kept_as(dtype, vec.lanes)
+    v = builder.load(pointer(context, builder, sig, args, 1, kept))
+    v.align = size_of(kept)
+    return widen(builder, v, dtype)
 
 
 def load_n(vec, a, i, n):
     """a[i], ..., a[i+n-1] in the first n lanes, 0 in the others; touches no memory behind them."""
     n = max(0, min(n, vec.lanes))
     v = np.zeros(vec.lanes, vec.dtype)
-    v[:n] = a[i : i + n]
+    v[:n] = widened(a[i : i + n])
     return v
 
 
 @lowers(load_n, lambda vec, a, i, n: check(vec, a, i, n))
 def _load_n(context, builder, sig, args):
-    vec = sig.return_type
-    p = pointer(context, builder, sig, args, 1, vec.llvm)
+    vec, dtype = sig.return_type, sig.args[1].dtype
+    kept = kept_as(dtype, vec.lanes)
+    p = pointer(context, builder, sig, args, 1, kept)
     mask = first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
-    return masked_load(builder, p, mask, vec.llvm, vec.dtype.itemsize)
+    return widen(builder, masked_load(builder, p, mask, kept), dtype)
 
 
 def broadcast(vec, a, i):
     """a[i] in every lane."""
-    return np.full(vec.lanes, a[i], vec.dtype)
+    return np.full(vec.lanes, widened(a[i : i + 1]))
 
 
 @lowers(broadcast, lambda vec, a, i: check(vec, a, i))
 def _broadcast(context, builder, sig, args):
-    vec = sig.return_type
-    x = builder.load(pointer(context, builder, sig, args, 1, vec.element))
-    return splat(builder, x, vec.llvm)
+    vec, dtype = sig.return_type, sig.args[1].dtype
+    kept = kept_as(dtype, vec.lanes)
+    x = builder.load(pointer(context, builder, sig, args, 1, kept.element))
+    return widen(builder, splat(builder, x, kept), dtype)
 
 
 def fma(a, b, c):
@@ -90,14 +97,14 @@ def _fma(context, builder, sig, args):
 
 def store(v, a, i):
     """Write the lanes of `v` to `a`, from a[i] on."""
-    a[i : i + len(v)] = v
+    a[i : i + len(v)] = rounded(v, a.dtype)
 
 
 @lowers(store, lambda v, a, i: check(v, a, i, writes=True) and types.void)
 def _store(context, builder, sig, args):
-    vec = sig.args[0]
-    s = builder.store(args[0], pointer(context, builder, sig, args, 1, vec.llvm))
-    s.align = vec.dtype.itemsize
+    v = narrow(builder, args[0], sig.args[1].dtype)
+    s = builder.store(v, pointer(context, builder, sig, args, 1, v.type))
+    s.align = size_of(v.type)
     return context.get_dummy_value()
 
 
@@ -118,16 +125,16 @@ def store_n(v, a, i, n):
     """Write the first n lanes of `v` to a[i], ..., a[i+n-1] and nothing behind them; n may be
     less than 0, none, or more than there are, all."""
     n = max(0, min(n, len(v)))
-    a[i : i + n] = v[:n]
+    a[i : i + n] = rounded(v[:n], a.dtype)
 
 
 @lowers(store_n, lambda v, a, i, n: check(v, a, i, n, writes=True) and types.void)
 def _store_n(context, builder, sig, args):
-    vec = sig.args[0]
-    p = pointer(context, builder, sig, args, 1, vec.llvm)
-    mask = first_lanes(context, builder, args[3], sig.args[3], vec.lanes)
-    name = f"llvm.masked.store.v{vec.lanes}f{8 * vec.dtype.itemsize}.p0"
-    intrinsic(builder, name, ir.VoidType(), [args[0], p, i32(vec.dtype.itemsize), mask])
+    v = narrow(builder, args[0], sig.args[1].dtype)
+    p = pointer(context, builder, sig, args, 1, v.type)
+    mask = first_lanes(context, builder, args[3], sig.args[3], v.type.count)
+    name = f"llvm.masked.store.{mangled(v.type)}.p0"
+    intrinsic(builder, name, ir.VoidType(), [v, p, i32(size_of(v.type)), mask])
     return context.get_dummy_value()
 
 

@@ -40,6 +40,7 @@ COMPILE = """
 import json
 from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
+from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.grouped import TAPS
 from mlxconv.kernels.loops import tile_call
 from mlxconv.simd.vector import vec_of
@@ -57,7 +58,7 @@ for row in VARIANTS:
         for kind in kinds if row.name == "grouped" else [()]:
             for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
                 tile = row.kernel.micro_kernel(*kind, MR, NV, vec)
-                tile.compile(tile_call(dtype).argument_types)
+                tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
                 (assembly,) = tile.inspect_asm().values()
                 found[f"{row.name} {dtype} {kind} {MR}x{NV}"] = assembly
 print(json.dumps(found))

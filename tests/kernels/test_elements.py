@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import pytest
 
+from mlxconv.arrays import BITS
 from mlxconv.kernels import elements
 from mlxconv.kernels.elements import Elements
 from mlxconv.simd.static import kernel
@@ -32,13 +33,13 @@ def applied(convert):
 
 def widened(half, bits):
     results = np.empty(bits.shape, np.float32)
-    applied(Elements(half, half).widen)(bits, results)
+    applied(Elements(half, half).widen)(bits.view(BITS[half]), results)
     return results
 
 
 def narrowed(half, values):
     results = np.empty(values.shape, np.uint16)
-    applied(Elements(half, half).narrow)(values, results)
+    applied(Elements(half, half).narrow)(values, results.view(BITS[half]))
     return results
 
 
@@ -95,9 +96,11 @@ def test_widening_all_bit_patterns(half):
 @half_types
 def test_arrays_widen_as_their_elements(half):
     a = ALL_BITS.view(HALVES[half]).reshape(4, -1)
-    got, expected = elements.widened(a), widened(half, ALL_BITS)
+    got, expected = elements.converted(a, np.dtype("f4")), widened(half, ALL_BITS)
     assert np.array_equal(got.view(np.uint32).ravel(), expected.view(np.uint32))
-    assert elements.widened(wide := np.ones(3)) is wide
+    ones = np.ones((3, 4), HALVES[half])[:, ::2]
+    assert np.array_equal(elements.converted(ones, np.dtype("f8")), np.ones((3, 2)))
+    assert elements.converted(a, HALVES[half]) is a
 
 
 @half_types
@@ -144,33 +147,35 @@ def test_as_plain_python(half):
     ]
     widen, narrow = plain
     bits = ALL_BITS[::37]
-    got = np.array([widen(b) for b in bits], np.float32)
+    got = np.array([widen(b) for b in bits.view(BITS[half])], np.float32)
     assert_same(
         got.view(np.uint32), as_floats(half, bits).view(np.uint32), lambda b: b.view(np.float32)
     )
     values = np.concatenate([near_all_halves(half)[::211], special_floats()[:26]])
-    got = np.array([narrow(v) for v in values], np.uint16)
+    got = np.array([narrow(v) for v in values], BITS[half]).view(np.uint16)
     assert_same(got, as_halves(half, values), lambda b: as_floats(half, b))
 
 
-ROLES = [  # input, output -> arithmetic, converts, rounds, and the types of x and y in memory
-    ("float32", "float32", "float32", False, False, "float32", "float32"),
-    ("float64", "float64", "float64", False, False, "float64", "float64"),
-    ("float16", "float16", "float32", True, True, "uint16", "uint16"),
-    ("bfloat16", "bfloat16", "float32", True, True, "uint16", "uint16"),
-    ("float16", "float32", "float32", True, False, "uint16", "float32"),
-    ("bfloat16", "float64", "float64", True, False, "uint16", "float64"),
-    ("float32", "float64", "float64", True, False, "float32", "float64"),
+ROLES = [  # input, output -> arithmetic, types in memory of x and of w and y, of windows in vectors
+    ("float32", "float32", "float32", "float32", "float32", "float32"),
+    ("float64", "float64", "float64", "float64", "float64", "float64"),
+    ("float16", "float16", "float32", "uint16", "uint16", "uint16"),
+    ("bfloat16", "bfloat16", "float32", "int16", "int16", "int16"),
+    ("float16", "float32", "float32", "uint16", "float32", "uint16"),
+    ("bfloat16", "float64", "float64", "int16", "float64", "float64"),
+    ("float32", "float64", "float64", "float32", "float64", "float64"),
 ]
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: f"{role[0]} to {role[1]}")
 def test_roles_of_types(role):
-    given, result, arithmetic, converts, rounds, x, y = role
-    types = Elements(given, result)
-    assert (types.dtype, types.converts, types.rounds) == (arithmetic, converts, rounds)
-    assert (types.arrays()["x"], types.arrays()["y"]) == (x, y)
-    assert {types.arrays()[name] for name in ("w", "panels", "scratch")} == {arithmetic}
+    given, result, arithmetic, x, y, window = role
+    types, in_vectors = Elements(given, result), Elements(given, result, in_vectors=True)
+    assert types.dtype == types.window == arithmetic and in_vectors.window == window
+    assert types.converts == (given != arithmetic) and in_vectors.converts == (x != window)
+    assert (types.name == in_vectors.name) == (window == arithmetic)
+    assert [types.arrays()[name] for name in "xwy"] == [x, y, y]
+    assert {types.arrays()[name] for name in ("panels", "scratch")} == {arithmetic}
     assert (types.widen is elements.unchanged) == (given not in HALVES)
     assert (types.narrow is elements.unchanged) == (result not in HALVES)
 
