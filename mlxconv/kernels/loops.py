@@ -43,7 +43,7 @@ from mlxconv.kernels.window import (
     inputs,
     list_runs,
     reach_of,
-    strips,
+    strip_views,
     window_in_place,
     windows,
 )
@@ -234,7 +234,7 @@ def gathered(elements, vec):
     """The range kernel over blocks of positions that lie anywhere, for lines shorter than a tile:
     each window is copied, one behind the other, zeros where it meets padding."""
     gather, compute = gathers(elements, vec), computes(elements)
-    strip_of = strips(elements)
+    strip_of = strip_views(elements)
     packed_filters = packs_once(elements)
 
     @kernel

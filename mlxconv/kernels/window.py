@@ -118,7 +118,7 @@ def strips_call(elements):
 
 
 @lru_cache
-def strips(elements):
+def strip_views(elements):
     """strip_of for windows of this type."""
     as_window = np.dtype(elements.window).type
 
@@ -133,7 +133,7 @@ def strips(elements):
 @lru_cache
 def strip_copies(elements, vec):
     """copy_strip for inputs of this type."""
-    copy_rows, strip_of = row_copies(elements, vec), strips(elements)
+    copy_rows, strip_of = row_copies(elements, vec), strip_views(elements)
 
     @kernel
     def copy_strip(data, n, c0, d, h, w):
@@ -192,7 +192,7 @@ def windows(elements):
 @lru_cache
 def gathers(elements, vec):
     """gather for inputs of this type."""
-    copy_rows, clear, strip_of = row_copies(elements, vec), clears(vec), strips(elements)
+    copy_rows, clear, strip_of = row_copies(elements, vec), clears(vec), strip_views(elements)
 
     @kernel
     def gather(data, group, l0, l1, pitch):
@@ -232,7 +232,7 @@ def gathers(elements, vec):
 @lru_cache
 def inputs(elements):
     """input_of for inputs of this type."""
-    CONVERTS, strip_of = elements.converts, strips(elements)
+    CONVERTS, strip_of = elements.converts, strip_views(elements)
 
     @kernel(inline="always")
     def input_of(data, window):
