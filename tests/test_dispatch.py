@@ -118,14 +118,15 @@ def test_plans_are_cached():
     assert dispatch.plan(problem_of(q, *shapes)) is dispatch.plan(problem_of(q, *shapes))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])  # whose input is always copied
 @pytest.mark.parametrize("padding", [0, 4])
 @pytest.mark.parametrize("positions", [16, 24, 56])
-def test_no_worker_packs_filters_that_another_packs(positions, padding):
+def test_no_worker_packs_filters_that_another_packs(positions, padding, dtype):
     """Few positions: each worker packs a few panels at a time for all of them."""
     x = (1, positions + 8 - 2 * padding, 512)
     q = Parameters("conv1d", 1, padding, 1, 1, 1, False)
     schedule = dispatch.plan(
-        problem_of(q, x, np.dtype("f4"), (512, 9, 512), np.dtype("f4"))
+        problem_of(q, x, np.dtype(dtype), (512, 9, 512), np.dtype(dtype))
     ).schedule
     assert schedule.shared == 0 and schedule.panels >= 512 * 9 * 512
     assert schedule.scratch < schedule.panels // 4

@@ -233,8 +233,7 @@ def panel_blocks(g: np.ndarray, panel_bytes: int, copied_bytes: int) -> int:
     cores = processor.cores()
     if copied_bytes:
         least = -(-PANELS_OF_INPUT * copied_bytes // panel_bytes)
-        parts = max(-(-cores // jobs), panels // least)
-        return min(panels, parts - parts % cores if parts > cores else parts)
+        return min(panels, max(cores, panels // least // cores * cores))
     if panels < 4 * cores and jobs % cores == 0:
         return panels  # any other parts of so few would not be equal
     parts = max(-(-2 * cores // jobs), -(-panels * panel_bytes * 4 // processor.caches().L2_bytes))
