@@ -117,7 +117,7 @@ class Elements(NamedTuple):
 
     input: str
     output: str
-    in_vectors: bool = False  # whether tiles read windows by vectors, which may widen them
+    in_vectors: bool = False  # whether tiles read half types by vectors, which widen them
 
     @property
     def name(self) -> str:

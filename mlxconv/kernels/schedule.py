@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from mlxconv import processor, workspace
+from mlxconv.arrays import BITS
 from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking
 from mlxconv.kernels.elements import Elements
@@ -139,7 +140,7 @@ def schedule_of(
     layout: Layout = Layout(),
 ) -> Schedule:
     """The schedule of a register tile: panels of NR filters, blocks of positions."""
-    elements = Elements(p.input_dtype, p.dtype, layout.in_vectors)
+    elements = Elements(p.input_dtype, p.dtype, layout.in_vectors and p.input_dtype in BITS)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
