@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import mlxconv
 from mlxconv import dispatch
+from mlxconv.kernels import blocking, schedule
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
 from tests import helpers
@@ -25,8 +26,7 @@ def exact(case, x, w):
     ).astype(x.dtype)
 
 
-def able(case, dtype="float32"):
-    """The variants that can compute `case`."""
+def problem(case, dtype):
     padding = (case.padding_lo, case.padding_hi)
     q = Parameters(
         "conv_general",
@@ -37,8 +37,26 @@ def able(case, dtype="float32"):
         case.groups,
         case.flip,
     )
-    problem = problem_of(q, case.x_shape, np.dtype(dtype), case.w_shape, np.dtype(dtype))
-    return dispatch.able(problem)
+    return problem_of(q, case.x_shape, np.dtype(dtype), case.w_shape, np.dtype(dtype))
+
+
+def able(case, dtype="float32"):
+    """The variants that can compute `case`."""
+    return dispatch.able(problem(case, dtype))
+
+
+def test_filters_that_workers_share(monkeypatch, always_parallel):
+    """Packed by the first step, for all: what only panels larger than L2 get otherwise."""
+    monkeypatch.setattr(schedule, "_packs_alone", lambda *sizes: False)
+    monkeypatch.setattr(blocking, "meets_few", lambda *sizes: False)
+    shared = 0
+    for i, case in enumerate(random_cases(80, 99)):
+        x, w = case.data(np.random.default_rng(i), DTYPES[i % len(DTYPES)])
+        for variant in able(case, x.dtype):
+            plan = dispatch.plan.__wrapped__(problem(case, x.dtype), variant)
+            shared += getattr(getattr(plan, "schedule", None), "shared", 0) > 0
+            assert np.array_equal(plan.run(x, w, 3), exact(case, x, w)), (case, variant)
+    assert shared > 40
 
 
 @WIDTHS

@@ -159,7 +159,8 @@ def schedule_of(
     packing = Step(packs(elements), whole, PACK_FLOP * panels)
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
-    alone = few or parts >= processor.cores() or _packs_alone(panels, packing.flop, work)
+    panel_bytes = panels * np.dtype(elements.dtype).itemsize
+    alone = few or parts >= processor.cores() or _packs_alone(panel_bytes, packing.flop, work)
     own = _scratch(g, strip, vec.lanes)
     suspects = layout.phases > 1 or meets_padding(p)
     if suspects:
@@ -267,10 +268,13 @@ def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -
 PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
 
 
-def _packs_alone(panels: int, packing: float, work: float) -> bool:
-    """Whether each worker packs the filters for itself, though all of them: where they are few, or
-    to pack them takes less than a 16th of its time."""
-    return panels <= 1 << 15 or packing * 16 * processor.cores() <= work
+def _packs_alone(panel_bytes: int, packing: float, work: float) -> bool:
+    """Whether each worker packs the filters for itself, though all of them: where that takes less
+    than a 16th of its time, or L2 holds them, since to wait for others and to read what they have
+    written takes longer: 20 us for a single panel, a quarter of the time of 240 positions of 512
+    channels."""
+    fit = panel_bytes <= processor.caches().L2_bytes
+    return fit or packing * 16 * processor.cores() <= work
 
 
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
