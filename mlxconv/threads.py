@@ -115,13 +115,13 @@ def _at_once(
 def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None:
     """`run` on C-contiguous (x, w, y, panels) with this geometry on all threads, with all that is
     the same in every call looked up before: 2 us less.  None where there is more than a launch."""
-    steps = len(schedule.steps)
+    end = len(schedule.steps)
     chunks = _chunks(schedule, None) if schedule.flop >= WORTH_SHARING["omp"] else 1
     idle = workspace.kept(schedule, chunks)
     plain = chunks == 1 or (chunks == numba.config.NUMBA_NUM_THREADS and layer() != "pool")
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
-    kept, last, end, alone = idle, steps - 1, steps, schedule.on_one_thread
+    kept, last, alone = idle, end - 1, schedule.on_one_thread
     bits = BITS.get(schedule.elements.output)
     together = parallel(schedule.elements) if chunks > 1 else None
 

@@ -203,17 +203,17 @@ def _blocked(
     gathers, and whether there are few positions."""
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     shares = not (layout.over_groups or layout.by_filter)
-    gathers = blocking.gathers(g, np.dtype(elements.dtype).itemsize)
+    itemsize = np.dtype(elements.dtype).itemsize
+    gathers = blocking.gathers(g, itemsize)
     few = shares and blocking.meets_few(g, window, elements, gathers)
     if gathers:
         strip = blocking.gathered_blocks(g, elements, few)
     else:
         if layout.edge:
-            blocking.space_rows(g, lanes_of(p), np.dtype(elements.dtype).itemsize)
+            blocking.space_rows(g, lanes_of(p), itemsize)
         g["in_place"] = layout.edge is not None and g["stays"] and not elements.converts
         strip = blocking.line_blocks(g, window, elements, work, few)
     if few:
-        itemsize = np.dtype(elements.dtype).itemsize
         panel_bytes = window * int(g["NR"][0]) * itemsize
         copies = not gathers and (elements.converts or meets_padding(p))
         x_bytes = p.N * math.prod(p.L) * p.C * itemsize

@@ -10,6 +10,7 @@ from llvmlite import ir
 
 from mlxconv import processor
 from mlxconv.arrays import BITS
+from mlxconv.simd.vector import LLVM_ELEMENT
 
 
 def may_hold(kept: str, lane: str) -> bool:
@@ -40,8 +41,7 @@ def rounded(v: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def kept_as(dtype, lanes):
     """The LLVM type of so many elements of the Numba type `dtype`."""
-    kinds = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
-    return ir.VectorType(kinds.get(str(dtype)) or ir.IntType(16), lanes)
+    return ir.VectorType(LLVM_ELEMENT.get(str(dtype), ir.IntType(16)), lanes)
 
 
 def widen(builder, v, dtype):
@@ -70,7 +70,7 @@ def _integers(builder, v):
 
 def _each(builder, operation, v, number):
     """`operation` of integers with the same number in each lane."""
-    return getattr(builder, operation)(v, ir.Constant(v.type, [number] * v.type.count))
+    return getattr(builder, operation)(v, _all(v.type, number))
 
 
 def _from_float16(builder, v, floats):
@@ -78,7 +78,7 @@ def _from_float16(builder, v, floats):
         return builder.fpext(builder.bitcast(v, _float16(v)), floats)
     b = _integers(builder, v)
     magnitude = _each(builder, "shl", _each(builder, "and_", b, 0x7FFF), 13)
-    scale = ir.Constant(floats, [2.0**112] * floats.count)  # the biases: 127 - 15; exact
+    scale = _all(floats, 2.0**112)  # the biases: 127 - 15; exact
     value = _integers(builder, builder.fmul(builder.bitcast(magnitude, floats), scale))
     is_special = builder.icmp_unsigned(">=", magnitude, _all(b.type, 0x0F800000))  # Inf or NaN
     value = builder.or_(
@@ -96,9 +96,7 @@ def _to_float16(builder, v):
     magnitude = _each(builder, "and_", b, 0x7FFFFFFF)
     sign = _each(builder, "and_", _each(builder, "lshr", b, 16), 0x8000)
     # subnormal: the sum's rounding leaves the result in its low bits
-    sum_ = builder.fadd(
-        builder.bitcast(magnitude, v.type), ir.Constant(v.type, [0.5] * v.type.count)
-    )
+    sum_ = builder.fadd(builder.bitcast(magnitude, v.type), _all(v.type, 0.5))
     result = _each(builder, "and_", _integers(builder, sum_), 0x7FF)
     odd = _each(builder, "and_", _each(builder, "lshr", magnitude, 13), 1)
     normal = builder.add(_each(builder, "sub", magnitude, 0x38000000 - 0x0FFF), odd)

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, register_model
 
-_LLVM_ELEMENT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+LLVM_ELEMENT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 
 
 class Vec(types.Type):
@@ -17,7 +17,7 @@ class Vec(types.Type):
 
     def __init__(self, dtype: str, lanes: int) -> None:
         self.dtype, self.lanes = np.dtype(dtype), lanes
-        self.element = _LLVM_ELEMENT[self.dtype.name]
+        self.element = LLVM_ELEMENT[self.dtype.name]
         self.llvm = ir.VectorType(self.element, lanes)
         super().__init__(name=f"f{8 * self.dtype.itemsize}x{lanes}")
 

@@ -91,8 +91,7 @@ def fma(a, b, c):
 @lowers(fma, lambda a, b, c: c if a == b == c and isinstance(c, Vec) else None)
 def _fma(context, builder, sig, args):
     vec = sig.return_type
-    name = f"llvm.fmuladd.v{vec.lanes}f{8 * vec.dtype.itemsize}"
-    return intrinsic(builder, name, vec.llvm, list(args))
+    return intrinsic(builder, f"llvm.fmuladd.{mangled(vec.llvm)}", vec.llvm, list(args))
 
 
 def store(v, a, i):
