@@ -11,7 +11,8 @@ Layout      a tile reads MR windows, `row` elements apart, and one panel of NR f
 
 Registers   MR*NV accumulators + NV of a panel row + 1 broadcast: see TILES.
 Memory      lines of an output that no cache holds are asked for before a tile's sums: the stores
-            behind these would wait for each, 1.2 to 1.5x the time where windows are short.
+            behind these would wait for each, 1.2 to 1.5x the time where windows are short.  They
+            are written past the caches where these hold none of it, see outputs.py.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
             whatever the tile, the block or the number of threads.
 References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008;
@@ -25,9 +26,19 @@ from typing import TYPE_CHECKING
 
 from mlxconv import processor
 from mlxconv.kernels import blocking
+from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import broadcast, fma, load, prefetch, store, store_n, zero
+from mlxconv.simd.words import (
+    broadcast,
+    fma,
+    load,
+    prefetch,
+    store,
+    store_n,
+    stream,
+    zero,
+)
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -62,10 +73,10 @@ def tiles() -> tuple[Tile, ...]:
 
 
 @lru_cache
-def micro_kernel(MR, NV, vec):
+def micro_kernel(MR, NV, vec, STREAMS=0):
     """The three inner loops, around a register tile of MR positions x NV vectors."""
     LANES, NR = vec.lanes, NV * vec.lanes
-    FAR = processor.far_bytes() // vec.dtype.itemsize
+    are_far = far_outputs(NR, STREAMS, vec)
 
     @kernel
     def tile(x, runs, panel, y, positions, filters, rows_first):
@@ -75,12 +86,13 @@ def micro_kernel(MR, NV, vec):
         w = registers(NV)
         outer, outer_step = (positions, MR) if rows_first else (filters, NR)
         inner, inner_step = (filters, NR) if rows_first else (positions, MR)
+        streams, fetches = are_far(y, filters)
         for i in range(0, outer, outer_step):  # third loop: panels, or else tiles
             for j in range(0, inner, inner_step):  # second loop: tiles, the last one overlapping
                 l, o = (min(i, positions - MR), j) if rows_first else (min(j, positions - MR), i)
                 panel_o = panel.at + o // NR * panel.step
                 at = y.at + l * y.step + o
-                if y.a.size > FAR:
+                if fetches:
                     for m in static_range(MR):
                         for v in static_range(NV):
                             prefetch(vec, y.a, at + m * y.step + v * LANES)
@@ -97,7 +109,11 @@ def micro_kernel(MR, NV, vec):
                             x_ms = broadcast(vec, x.a, x_r + m * x.step + s)
                             for v in static_range(NV):
                                 acc[m, v] = fma(x_ms, w[v], acc[m, v])
-                if o + NR <= filters:
+                if streams:
+                    for m in static_range(MR):
+                        for v in static_range(NV):
+                            stream(acc[m, v], y.a, at + m * y.step + v * LANES)
+                elif o + NR <= filters:
                     for m in static_range(MR):
                         for v in static_range(NV):
                             store(acc[m, v], y.a, at + m * y.step + v * LANES)

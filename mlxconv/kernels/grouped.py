@@ -31,10 +31,20 @@ from typing import TYPE_CHECKING, Any
 from mlxconv import processor
 from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
+from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.shuffles import broadcast_each, repeat
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import fma, load, load_n, prefetch, store, store_n, zero
+from mlxconv.simd.words import (
+    fma,
+    load,
+    load_n,
+    prefetch,
+    store,
+    store_n,
+    stream,
+    zero,
+)
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -75,14 +85,14 @@ def spreads(GROUP, CHANNELS, vec):
 
 
 @lru_cache
-def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
+def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0):
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
     which has CHANNELS, or any number if that is 0.  Where they slide, positions are STRIDE taps
     apart."""
     NR, ROWS = vec.lanes // GROUP * GROUP, (MR - 1) * STRIDE + TAPS
     IS_WHOLE, TURNS = vec.lanes % GROUP == 0, turns(GROUP, CHANNELS)
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
-    FAR = processor.far_bytes() // vec.dtype.itemsize
+    are_far = far_outputs(NR, STREAMS, vec)
 
     @kernel
     def grouped_tile(x, runs, panel, y, positions, filters, mode):
@@ -93,12 +103,13 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
         w = registers(max(TAPS, TURNS))
         C = CHANNELS or runs.channels
         blocked = runs.length // TAPS * TAPS if mode & SLIDES_ else 0
+        streams, fetches = are_far(y, filters)
         for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
             l = min(i, positions - MR)
             for p in range(0, filters, NR):  # second loop: panels, the last one overlapping
                 o = min(p, filters - NR) if mode & OVERLAPS_ else p
                 at = y.at + l * y.step + o
-                if y.a.size > FAR:
+                if fetches:
                     for m in static_range(MR):
                         prefetch(vec, y.a, at + m * y.step)
                 for m in static_range(MR):
@@ -127,7 +138,10 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec):
                                 for t in static_range(TURNS):
                                     x_m = spread(x.a, x_r + c + m * x.step + s * runs.step, C, t)
                                     acc[m] = fma(x_m, w[t], acc[m])
-                if IS_WHOLE and o + NR <= filters:
+                if streams:
+                    for m in static_range(MR):
+                        stream(acc[m], y.a, at + m * y.step)
+                elif IS_WHOLE and o + NR <= filters:
                     for m in static_range(MR):
                         store(acc[m], y.a, at + m * y.step)
                 else:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
@@ -147,6 +148,8 @@ def schedule_of(
     work = _work(g, window, layout.over_groups > 0)
     strip, few = _blocked(p, g, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
+    if blocking.streams(g, elements, math.prod(p.input_shape) + math.prod(p.output_shape)):
+        micro_kernel = partial(micro_kernel, STREAMS=1)
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {
         field: micro_kernel(*t.shape, t.vec(elements))

@@ -11,7 +11,7 @@ from numba.extending import lower_builtin, type_callable
 from mlxconv.simd.halves import may_hold
 from mlxconv.simd.vector import Vec
 
-i1, i32 = ir.IntType(1), ir.IntType(32)
+i1, i32, i64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 def lowers(word, result):

@@ -13,11 +13,13 @@ from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
 
+from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.simd.halves import kept_as, narrow, rounded, widen, widened
 from mlxconv.simd.lowering import (
     check,
     first_lanes,
     i32,
+    i64,
     intrinsic,
     lowers,
     mangled,
@@ -105,6 +107,33 @@ def _store(context, builder, sig, args):
     s = builder.store(v, pointer(context, builder, sig, args, 1, v.type))
     s.align = size_of(v.type)
     return context.get_dummy_value()
+
+
+def stream(v, a, i):
+    """As `store`, past the caches, for what is not read again soon; a[i] lies at a multiple of the
+    bytes that are written."""
+    store(v, a, i)
+
+
+@lowers(stream, lambda v, a, i: check(v, a, i, writes=True) and types.void)
+def _stream(context, builder, sig, args):
+    v = narrow(builder, args[0], sig.args[1].dtype)
+    s = builder.store(v, pointer(context, builder, sig, args, 1, v.type))
+    s.align = size_of(v.type) * v.type.count
+    s.set_metadata("nontemporal", builder.module.add_metadata([i32(1)]))
+    return context.get_dummy_value()
+
+
+def starts_line(vec, a, i):
+    """Whether a cache line starts at a[i]."""
+    return (a.ctypes.data + i * a.itemsize) % CACHE_LINE_BYTES == 0
+
+
+@lowers(starts_line, lambda vec, a, i: check(vec, a, i) and types.boolean)
+def _starts_line(context, builder, sig, args):
+    p = builder.ptrtoint(pointer(context, builder, sig, args, 1, ir.IntType(8)), i64)
+    rest = builder.and_(p, ir.Constant(i64, CACHE_LINE_BYTES - 1))
+    return builder.icmp_unsigned("==", rest, ir.Constant(i64, 0))
 
 
 def prefetch(vec, a, i):

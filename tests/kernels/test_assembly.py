@@ -35,7 +35,8 @@ MACHINES = {
     "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[processor.vector_bytes()]),
 }
 # Prints {"variant dtype kind MRxNV": assembly} for the tiles of all variants that have any, those
-# over groups of every kind: (filters, channels) of a group, taps at a time.
+# over groups of every kind: (filters, channels) of a group, taps at a time; once more where they
+# may write past the caches.
 COMPILE = """
 import json
 from mlxconv import processor
@@ -57,10 +58,12 @@ for row in VARIANTS:
         kinds = [(*kind, taps) for kind in groups for taps in TAPS[processor.registers()]]
         for kind in kinds if row.name == "grouped" else [()]:
             for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
-                tile = row.kernel.micro_kernel(*kind, MR, NV, vec)
-                tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
-                (assembly,) = tile.inspect_asm().values()
-                found[f"{row.name} {dtype} {kind} {MR}x{NV}"] = assembly
+                ways = {"": {}, "streams ": {"STREAMS": 1}} if row.name != "dot" else {"": {}}
+                for way, options in ways.items():
+                    tile = row.kernel.micro_kernel(*kind, MR, NV, vec, **options)
+                    tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
+                    (assembly,) = tile.inspect_asm().values()
+                    found[f"{row.name} {dtype} {kind} {way}{MR}x{NV}"] = assembly
 print(json.dumps(found))
 """
 
@@ -139,6 +142,8 @@ def test_the_hot_loop_of_every_tile(name, variant, dtype):
         assert set(loop.multiply_adds) == {MACHINES[name][1]}, tile
         allowed = 0 if variant != "grouped" or ", 1, " in tile else count // 3
         assert len(loop.spills) <= allowed, f"{tile} spills:\n" + "\n".join(loop.spills)
+        past_caches = len(re.findall(r"vmovnt.*%[xyz]mm", assembly))
+        assert past_caches == (MR * NV if "streams" in tile else 0), tile
 
 
 SPILLING = """

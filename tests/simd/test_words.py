@@ -11,6 +11,7 @@ from numba import prange, types
 from numba.core.errors import TypingError
 
 from mlxconv import processor
+from mlxconv.arrays import aligned_empty
 from mlxconv.simd import shuffles, words
 from mlxconv.simd.shuffles import (
     add_halves,
@@ -31,8 +32,10 @@ from mlxconv.simd.words import (
     load,
     load_n,
     prefetch,
+    starts_line,
     store,
     store_n,
+    stream,
     zero,
 )
 from tests.guard import fate, freeze, guarded, needs_guard_pages
@@ -125,6 +128,25 @@ def _prefetch(vec):
     return prefetch_probe
 
 
+def _stream(vec):
+    def stream_probe(a, i, n, y, j):
+        if starts_line(vec, y, j):  # any line may be streamed to, and any vector stored
+            stream(load(vec, a, i), y, j)
+        else:
+            store(load(vec, a, i), y, j)
+
+    return stream_probe
+
+
+def _starts_line(vec):
+    def starts_line_probe(a, i, n, y, j):
+        for k in range(n):
+            if starts_line(vec, a, i + k):
+                y[j] = a[i]
+
+    return starts_line_probe
+
+
 def _store_n(vec):
     def store_n_probe(a, i, n, y, j):
         store_n(load(vec, a, i), y, j, n)
@@ -180,6 +202,8 @@ PROBES = {
     "store": _store,
     "store_n": _store_n,
     "prefetch": _prefetch,
+    "starts_line": _starts_line,
+    "stream": _stream,
 }
 COUNTED = ("load_n", "store_n")
 OF_PARTS = {"even_parts", "odd_parts"}
@@ -229,7 +253,8 @@ def test_lowering_equals_meaning(compiled, word, vec):
     before = bit_patterns(np.random.default_rng(2), vec.dtype, 3 * vec.lanes)
     counts = range(vec.lanes + 1) if word in COUNTED else (vec.lanes,)
     for i, j, n in itertools.product(OFFSETS, (0, 1, vec.lanes, 2 * vec.lanes), counts):
-        got, expected = before.copy(), before.copy()
+        got, expected = aligned_empty(before.size, before.dtype), before.copy()
+        got[:] = before
         probe(a, i, n, got, j)
         probe.py_func(a, i, n, expected, j)
         assert np.array_equal(bits(got), bits(expected)), f"i={i} j={j} n={n}"
@@ -399,8 +424,8 @@ def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
 # ---------------------------------------------------------------- typing
 
 READING, WRITING = (
-    ("load", "load_n", "broadcast", "broadcast_each"),
-    ("store", "store_n", "prefetch"),
+    ("load", "load_n", "broadcast", "broadcast_each", "starts_line"),
+    ("store", "store_n", "prefetch", "stream"),
 )
 READ_ONLY = np.zeros(64)
 READ_ONLY.flags.writeable = False
@@ -457,8 +482,8 @@ def test_a_store_to_a_read_only_array_is_a_typing_error(word):
 def test_read_only_arrays_can_be_read(word):
     probe = kernel(PROBES[word](VECTORS["f64x4"]), no_cpython_wrapper=False)
     y = np.ones(4)
-    probe(READ_ONLY, 0, 4, y, 0)
-    assert np.array_equal(y, READ_ONLY[:4])
+    probe(READ_ONLY, 0, 60, y, 0)
+    assert np.array_equal(y, [0, 1, 1, 1] if word == "starts_line" else READ_ONLY[:4])
 
 
 @pytest.mark.parametrize("value", [1.0, np.float32(1), 1j], ids=repr)
