@@ -27,9 +27,9 @@ class InputGradient:
     def run(self, dy: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:
         """The gradient by the input of the filters `w` where `dy` is that by the result."""
         computed = self._plan
-        if computed.are_usual(dy, w, workers) and (at_once := self._bound):
+        if computed.are_usual(dy, w) and (at_once := self._bound):
             dx = computed.output(None, dy, w)
-            if not at_once(dy, w, dx):
+            if not at_once(dy, w, dx, None, workers):
                 return dx
         view = self._filters(w)
         computed = self._reader(view)

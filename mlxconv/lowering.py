@@ -1,7 +1,8 @@
 """Problems and arrays as kernels see them: real, of flat memory, with as few axes as will do."""
 
 import math
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,7 +91,10 @@ def laid_out(
 
 def elements_of(out: np.ndarray) -> np.ndarray:
     """The output as kernels write it: flat; half types as bits, complex ones as pairs."""
-    flat = out.reshape(-1)
-    if out.dtype.name in BITS:
-        return flat.view(BITS[out.dtype.name])
-    return flat.view(REAL_OF[out.dtype.name]) if out.dtype.kind == "c" else flat
+    kept, flat = _kept_as(out.dtype), out.reshape(-1)
+    return flat if kept is None else flat.view(kept)
+
+
+@lru_cache  # NumPy takes 4 us to say the name of a type
+def _kept_as(dtype: np.dtype[Any]) -> str | None:
+    return BITS.get(dtype.name) or REAL_OF.get(dtype.name)

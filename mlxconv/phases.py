@@ -207,9 +207,9 @@ class PhasedPlan(Planned):
     ) -> np.ndarray:
         """As `Plan.run`.  A part that is not written where it belongs is copied there."""
         y = self.output(out, x, w)
-        usual = packed is None and self.are_usual(x, w, workers)
+        usual = packed is None and self.are_usual(x, w)
         at_once = self._bound if usual else None
-        if at_once and not at_once(x, w, y):
+        if at_once and not at_once(x, w, y, None, workers):
             return y
         w = self._turned(w)
         flat = elements_of(y)

@@ -48,16 +48,13 @@ class Planned:
         return False
 
     def bound_to(self, filters: np.ndarray, base: np.ndarray) -> Callable[..., int] | None:
-        """What computes the problem from flat arrays (x, w, y) that `are_usual`, and tells whether
-        NaN may have to be mended, if one launch does: of filters that lie in w as these in `base`.
-        """
+        """What computes the problem from (x, w, y, panels, workers), arrays that `are_usual`, and
+        tells whether NaN may have to be mended, if one launch does: of filters that lie in w as
+        these in `base`."""
         return None
 
-    def are_usual(self, x: np.ndarray, w: np.ndarray, workers: int | None) -> bool:
-        """Whether kernels read both arrays as they are, and all threads may be used."""
-        return (workers is None or threads.are_all(workers)) and self._are_plain(x, w)
-
-    def _are_plain(self, a: np.ndarray, b: np.ndarray) -> bool:
+    def are_usual(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether kernels read both arrays as they are."""
         if not self.is_real or not a.dtype is b.dtype is self.dtype:  # byte order and all
             return False
         return a.flags.num & b.flags.num & PLAIN == PLAIN
@@ -122,9 +119,9 @@ class Plan(Planned):
         found: tuple[np.ndarray | None, bool] | None = NOT_PACKED
         if packed is not None and self.schedule.panels:
             found = packed.panels.get(self.schedule.layout)
-        if found and self.are_usual(x, w, workers) and (at_once := self._bound):
+        if found and self.are_usual(x, w) and (at_once := self._bound):
             panels, suspect = found
-            if (at_once(x, w, y, panels) or suspect) and self.schedule.suspects:
+            if (at_once(x, w, y, panels, workers) or suspect) and self.schedule.suspects:
                 self._mend((elements_of(x), None, elements_of(w)), elements_of(y), workers)
             return y
         if self.is_empty:
@@ -161,12 +158,12 @@ class Plan(Planned):
 
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
         """The input and the filters as kernels see them."""
-        if self._are_plain(x, x):
+        if self.are_usual(x, x):
             flat, layout = elements_of(x), None
         else:
             layout = memory_of(real_view(np.ascontiguousarray(x) if self._merges else x))
             flat = layout.flat
-        if self._are_plain(w, w):
+        if self.are_usual(w, w):
             return flat, layout, elements_of(w)
         if packed is None and self.reads(w):
             return flat, layout, w

@@ -113,8 +113,8 @@ def _at_once(
 
 
 def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None:
-    """`run` on C-contiguous (x, w, y, panels) with this geometry on all threads, with all that is
-    the same in every call looked up before: 2 us less.  None where there is more than a launch."""
+    """`run` on C-contiguous (x, w, y, panels, workers), with all that is the same in every call
+    looked up before: 2 us less.  None where there is more than a launch."""
     end = len(schedule.steps)
     chunks = _chunks(schedule, None) if schedule.flop >= WORTH_SHARING["omp"] else 1
     idle = workspace.kept(schedule, chunks)
@@ -123,24 +123,30 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         return None
     kept, last, alone = idle, end - 1, schedule.on_one_thread
     bits = BITS.get(schedule.elements.output)
-    together = parallel(schedule.elements) if chunks > 1 else None
 
     def on_arrays(
-        x: np.ndarray, w: np.ndarray, y: np.ndarray, panels: np.ndarray | None = None
+        x: np.ndarray,
+        w: np.ndarray,
+        y: np.ndarray,
+        panels: np.ndarray | None = None,
+        workers: int | None = None,
     ) -> int:
+        if bits is not None:
+            x, w, y = x.view(bits), w.view(bits), y.view(bits)
+        x, w, y = x.ravel(), w.ravel(), y.ravel()
+        if chunks > 1 and workers != 1 and not are_all(workers):
+            return run(schedule, geometry, (x, w, y), workers, panels)
         try:
             space = kept.pop()  # workspace.borrow, without a call of it
         except IndexError:
             space = workspace.borrow(schedule, chunks, kept)
         own, scratch, runs, counters = space
         own = own if panels is None else panels
-        if bits is not None:
-            x, w, y = x.view(bits), w.view(bits), y.view(bits)
-        x, w, y = x.ravel(), w.ravel(), y.ravel()
-        if together is None or _forked or not _busy.acquire(blocking=False):
+        if chunks == 1 or workers == 1 or _forked or not _busy.acquire(blocking=False):
             suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)
         else:
             try:
+                together = parallel(schedule.elements)  # not before: to load it starts threads
                 arrays = geometry, x, w, y, own, scratch, runs, counters
                 suspect = together(*arrays, last, end, 0, ALL_JOBS, chunks)
             finally:

@@ -7,6 +7,7 @@ import pytest
 
 import mlxconv
 from mlxconv import threads as launcher
+from mlxconv.dispatch import plan
 
 X, W = np.ones((1, 5000, 32), np.float32), np.ones((20, 3, 32), np.float32)  # worth sharing
 
@@ -129,3 +130,25 @@ def test_the_devices_of_an_installed_mlx(seen):
     assert len(seen) == 3
     with pytest.raises(ValueError, match="runs on the CPU"):
         mlxconv.conv1d(X, W, stream=mx.gpu)
+
+
+@pytest.mark.parametrize(("threads", "launched"), ((None, [2]), (1, []), (2, [2]), (5, [2])))
+def test_the_threads_of_what_is_bound(monkeypatch, threads, launched):
+    """What is looked up once, for all threads, uses no more than a call may."""
+    if launcher.layer() == "pool" or launcher.numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("it is not bound to several threads")
+    launches, parallel = [], launcher.parallel
+
+    def spy(elements):
+        launch = parallel(elements)
+        return lambda *arguments: launches.append(arguments[-1]) or launch(*arguments)
+
+    monkeypatch.setattr(launcher, "parallel", spy)
+    monkeypatch.setattr(launcher, "default_threads", lambda: 2)
+    monkeypatch.setattr(launcher.numba.config, "NUMBA_NUM_THREADS", 2)
+    schedule = plan(mlxconv.explain(X[:, :200], W).problem).schedule
+    at_once = launcher.bound(schedule, schedule.compile())
+    y = np.zeros((1, 198, 20), np.float32)
+    assert not at_once(X[:, :200], W, y, None, threads)
+    assert (y == 96).all()
+    assert launches == launched
