@@ -75,17 +75,39 @@ def gather_flop(taps: int, dilation: int, channels: int) -> float:
 WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
 
 
+PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
+SHARED_LINE_FLOP = 5  # per output, where cores write lines of memory that are neighbours
+
+
 def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> bool:
     """Whether filters meet so few positions that to copy the input for each of several parts of
     them takes less than to share what others have packed; and there are enough panels for equal
     shares, fewer where positions can be shared out as well."""
     positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
-    return (
+    itemsize = np.dtype(elements.dtype).itemsize
+    return bool(
         g["phases"][0] == 1
         and positions * cores <= 2 * g["O"][0]
         and g["groups"][0] * g["panels"][0] >= (4 if gathers else 2) * cores
-        and positions * window * np.dtype(elements.dtype).itemsize <= WINDOWS_BYTES
+        and positions * window * itemsize <= WINDOWS_BYTES
+        and (gathers or _shares_panels(g, window, itemsize))
     )
+
+
+def _shares_panels(g: np.ndarray, window: int, itemsize: int) -> bool:
+    """Whether few positions are better met by parts of the panels than shared out themselves, each
+    core packing all filters: parts write side by side, and what one core reads ahead another has
+    written."""
+    cores, panels, NR, MR = processor.cores(), *(int(g[n][0]) for n in ("panels", "NR", "MR"))
+    lines, W = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist()), int(g["out"][0, 2])
+    if panels * NR * window * itemsize > processor.caches().L2_bytes:
+        return True
+
+    def wasted(jobs: int) -> float:
+        return 2 * window * (-(-jobs // cores) * cores / jobs - 1)
+
+    packing = PACK_FLOP * window * (cores - 1) / (lines * W)
+    return packing + wasted(lines * -(-W // MR)) > SHARED_LINE_FLOP + wasted(panels)
 
 
 def block_rows(g: np.ndarray, by_line: bool) -> int:

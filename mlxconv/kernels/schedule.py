@@ -159,7 +159,7 @@ def schedule_of(
         kernels["edge"] = layout.edge(1, 1, tile.vec(elements))
     whole = int(g["groups"][0] * g["panels"][0])
     panels, range_kernel = whole * window * NR + vec.lanes, blocks if by_line else gathered
-    packing = Step(packs(elements), whole, PACK_FLOP * panels)
+    packing = Step(packs(elements), whole, blocking.PACK_FLOP * panels)
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
     panel_bytes = panels * np.dtype(elements.dtype).itemsize
@@ -266,9 +266,6 @@ def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -
     if by_line:
         yield Part("strips", strip_copies(elements, vec), strips_call(elements))
         yield Part("run", runs_block(elements), block_call(elements))
-
-
-PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
 
 
 def _packs_alone(panel_bytes: int, packing: float, work: float) -> bool:
