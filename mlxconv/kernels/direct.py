@@ -109,7 +109,7 @@ def micro_kernel(MR, NV, vec, STREAMS=0):
                             x_ms = broadcast(vec, x.a, x_r + m * x.step + s)
                             for v in static_range(NV):
                                 acc[m, v] = fma(x_ms, w[v], acc[m, v])
-                if streams:
+                if STREAMS and streams:
                     for m in static_range(MR):
                         for v in static_range(NV):
                             stream(acc[m, v], y.a, at + m * y.step + v * LANES)

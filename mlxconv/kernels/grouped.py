@@ -138,7 +138,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0):
                                 for t in static_range(TURNS):
                                     x_m = spread(x.a, x_r + c + m * x.step + s * runs.step, C, t)
                                     acc[m] = fma(x_m, w[t], acc[m])
-                if streams:
+                if STREAMS and streams:
                     for m in static_range(MR):
                         stream(acc[m], y.a, at + m * y.step)
                 elif IS_WHOLE and o + NR <= filters:

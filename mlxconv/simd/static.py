@@ -7,6 +7,7 @@ compiled.  `kernel` rewrites a function's syntax tree, before Numba sees it:
     for m in static_range(MR): ...             ->  MR copies of the body
     acc[m, v]                                  ->  acc_3_1
     if WIDENS: ... else: ...                   ->  the branch that WIDENS, a constant, selects
+    if WIDENS and n > 0: ... else: ...         ->  the last one, if WIDENS is 0
 
 As written, the function is ordinary Python: static_range is range, registers is an array.  Under
 NUMBA_DISABLE_JIT=1 nothing is rewritten, and a debugger can step through the kernel.
@@ -110,10 +111,12 @@ class _Unroll(ast.NodeTransformer):
         return copies or ast.copy_location(ast.Pass(), node)
 
     def visit_If(self, node):
-        names = [n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)]
-        if not names or not all(name in self.constants for name in names):
+        is_and = isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And)
+        terms = node.test.values if is_and else [node.test]
+        static = [bool(self.value(term)) for term in terms if self.is_static(term)]
+        if all(static) and len(static) < len(terms):
             return self.generic_visit(node)
-        branch = node.body if self.value(node.test) else node.orelse
+        branch = node.body if all(static) else node.orelse
         return self._statements(branch) or ast.copy_location(ast.Pass(), node)
 
     def visit_Subscript(self, node):
@@ -132,6 +135,10 @@ class _Unroll(ast.NodeTransformer):
         if node.id not in self.constants:
             return node
         return ast.copy_location(ast.Constant(self.constants[node.id]), node)
+
+    def is_static(self, expression):
+        names = [n.id for n in ast.walk(expression) if isinstance(n, ast.Name)]
+        return bool(names) and all(name in self.constants for name in names)
 
     def value(self, expression):
         return eval(compile(ast.Expression(expression), "<static>", "eval"), {}, self.constants)

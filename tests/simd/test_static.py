@@ -89,6 +89,19 @@ def sorted_out(MODE, called=kernel(no_cpython_wrapper=False)):
     return sort_out
 
 
+def chosen_among(RANK, called=kernel(no_cpython_wrapper=False)):
+    """A condition that a constant settles, if it is false, and others where it is true."""
+
+    @called
+    def element(a, n):
+        value = -1.0
+        if n[0] > 0 and RANK == 2:
+            value = a[n[0], n[0]]
+        return value
+
+    return element
+
+
 def vector_sum(NV, vec, called=kernel(no_cpython_wrapper=False)):
     LANES = vec.lanes
 
@@ -152,6 +165,19 @@ def test_static_branches_are_pruned():
     for rank in (1, 2):
         code = dis.get_instructions(chosen(rank).py_func)
         assert not [i.opname for i in code if "JUMP" in i.opname]
+
+
+@needs_jit
+def test_false_terms_of_an_and_prune_it():
+    """The body would not type for one axis; for two, the other term decides as ever."""
+    n = np.array([1])
+    assert chosen_among(1)(np.array([7.0, 8.0]), n) == -1
+    code = dis.get_instructions(chosen_among(1).py_func)
+    assert not [i.opname for i in code if "JUMP" in i.opname]
+    square = np.array([[7.0, 8.0], [9.0, 10.0]])
+    assert [chosen_among(2)(square, np.array([i])) for i in (0, 1)] == [-1, 10]
+    for rank, a in ((1, square[0]), (2, square)):
+        assert chosen_among(rank)(a, n) == chosen_among(rank, called=as_written)(a, n)
 
 
 def odds_and_ends(N, called=kernel(no_cpython_wrapper=False)):
