@@ -19,6 +19,7 @@ import mlxconv
 from benchmarks import frozen
 from benchmarks.shapes import CONV1D, OTHERS
 from mlxconv import roofline, timing
+from mlxconv.arrays import dtype_named
 from mlxconv.bench import gradients
 from mlxconv.bench.engines import Task
 
@@ -127,6 +128,33 @@ class Relative:
     track_fraction_of_peak.unit = "of FMA peak"
     track_ratio_to_reference.unit = "times the frozen kernel"
     track_regret.unit = "of the fastest"
+
+
+class Halves:
+    """The half types beside float32 on the same numbers, on all threads."""
+
+    params = (list(CONV1D), ["float16", "bfloat16"])
+    param_names = ("shape", "dtype")
+    unit = "times the speed of float32"
+
+    def setup(self, name, dtype):
+        try:
+            half = dtype_named(dtype)
+        except ImportError as error:  # asv shows what is skipped as such
+            raise NotImplementedError("bfloat16 needs ml_dtypes") from error
+        x, w = CONV1D[name].data()
+        named = CONV1D[name].parameters
+        narrow_x, narrow_w = x.astype(half), w.astype(half)
+        self.calls = {
+            "float32": lambda: mlxconv.conv1d(x, w, **named),
+            "half": lambda: mlxconv.conv1d(narrow_x, narrow_w, **named),
+        }
+        for call in self.calls.values():
+            call()  # compiles
+
+    def track_ratio_to_float32(self, name, dtype):
+        best = timing.best(timing.in_turns(self.calls, SECONDS))
+        return best["float32"] / best["half"]
 
 
 class Scratch:

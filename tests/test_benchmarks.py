@@ -187,6 +187,10 @@ def test_figures_that_are_no_times(monkeypatch):
     relative.setup("tiny", 1)
     for name in ("gflops", "fraction_of_peak", "ratio_to_reference"):
         assert getattr(relative, f"track_{name}")("tiny", 1) > 0
+    halves = tracked.Halves()
+    for name in halves.params[1]:
+        halves.setup("tiny", name)
+        assert halves.track_ratio_to_float32("tiny", name) > 0
 
 
 @pytest.fixture
