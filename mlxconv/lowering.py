@@ -96,5 +96,6 @@ def elements_of(out: np.ndarray) -> np.ndarray:
 
 
 @lru_cache  # NumPy takes 4 us to say the name of a type
-def _kept_as(dtype: np.dtype[Any]) -> str | None:
-    return BITS.get(dtype.name) or REAL_OF.get(dtype.name)
+def _kept_as(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
+    name = BITS.get(dtype.name) or REAL_OF.get(dtype.name)
+    return np.dtype(name) if name else None

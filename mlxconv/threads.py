@@ -122,7 +122,8 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
     kept, last, alone = idle, end - 1, schedule.on_one_thread
-    bits = BITS.get(schedule.elements.output)
+    output = schedule.elements.output
+    bits = np.dtype(BITS[output]) if output in BITS else None
 
     def on_arrays(
         x: np.ndarray,
