@@ -120,6 +120,7 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
 
 
 SHORT = 8  # blocks of a line leave out taps that only others meet the input with
+FROM_L3 = 24  # positions for which all panels are worth reading where L2 does not hold them
 BLOCK_FLOP = 2e5  # what a tile could do in the time that a block takes to begin, and more
 
 
@@ -140,7 +141,8 @@ def line_blocks(
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
     taps = met(g)
     if np.mean((taps > 0) - taps) * flop > lines * SHORT * BLOCK_FLOP:
-        positions = min(positions, max(1, W // MR // SHORT) * MR)
+        least = 1 if few or panels * panel_bytes <= L2 else -(-FROM_L3 // MR)
+        positions = min(positions, max(least, W // MR // SHORT) * MR)
     positions = max(MR, positions // MR * MR)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(1, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
