@@ -104,9 +104,9 @@ def _shares_panels(g: np.ndarray, window: int, itemsize: int) -> bool:
         return True
 
     def wasted(jobs: int) -> float:
-        return 2 * window * (-(-jobs // cores) * cores / jobs - 1)
+        return 2 * window * (-(-jobs // cores) * cores / max(1, jobs) - 1)
 
-    packing = PACK_FLOP * window * (cores - 1) / (lines * W)
+    packing = PACK_FLOP * window * (cores - 1) / max(1, lines * W)
     return packing + wasted(lines * -(-W // MR)) > SHARED_LINE_FLOP + wasted(panels)
 
 

@@ -135,7 +135,8 @@ def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
     narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p))
-    return schedule_of(p, micro_kernel, tile, Layout(phases=phases, narrow=narrow))
+    layout = Layout(phases=phases, narrow=narrow, may_stream=True)
+    return schedule_of(p, micro_kernel, tile, layout)
 
 
 def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:

@@ -186,7 +186,9 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
         tile = tile._replace(share=2 * tile.share)
     taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
     edge = partial(kernel_of, 1, 1) if p.groups == p.C else None
-    layout = Layout(over_groups=p.O // p.groups, in_vectors=True, tap_block=taps, edge=edge)
+    layout = Layout(
+        over_groups=p.O // p.groups, in_vectors=True, tap_block=taps, edge=edge, may_stream=True
+    )
     return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 
 

@@ -132,6 +132,7 @@ class Layout(NamedTuple):
     narrow: Tile | None = None  # of one vector, for filters that are left over and fit into it
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
+    may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
 
 
 def schedule_of(
@@ -148,7 +149,8 @@ def schedule_of(
     work = _work(g, window, layout.over_groups > 0)
     strip, few = _blocked(p, g, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
-    if blocking.streams(g, elements, math.prod(p.input_shape) + math.prod(p.output_shape)):
+    moved = math.prod(p.input_shape) + math.prod(p.output_shape)
+    if layout.may_stream and blocking.streams(g, elements, moved):
         micro_kernel = partial(micro_kernel, STREAMS=1)
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {

@@ -38,6 +38,7 @@ MACHINES = {
 # over groups of every kind: (filters, channels) of a group, taps at a time; once more where they
 # may write past the caches.
 COMPILE = """
+import inspect
 import json
 from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
@@ -58,9 +59,10 @@ for row in VARIANTS:
         kinds = [(*kind, taps) for kind in groups for taps in TAPS[processor.registers()]]
         for kind in kinds if row.name == "grouped" else [()]:
             for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
-                ways = {"": {}, "streams ": {"STREAMS": 1}} if row.name != "dot" else {"": {}}
-                for way, options in ways.items():
-                    tile = row.kernel.micro_kernel(*kind, MR, NV, vec, **options)
+                ways = {"": {}, "streams ": {"STREAMS": 1}}
+                may_stream = "STREAMS" in inspect.signature(row.kernel.micro_kernel).parameters
+                for way in list(ways)[: 1 + may_stream]:
+                    tile = row.kernel.micro_kernel(*kind, MR, NV, vec, **ways[way])
                     tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
                     (assembly,) = tile.inspect_asm().values()
                     found[f"{row.name} {dtype} {kind} {way}{MR}x{NV}"] = assembly
