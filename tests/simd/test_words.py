@@ -432,7 +432,7 @@ READING, WRITING = (
     ("load", "load_n", "broadcast", "broadcast_each", "starts_line"),
     ("store", "store_n", "prefetch", "stream"),
 )
-READ_ONLY = np.zeros(64)
+READ_ONLY = aligned(np.zeros(64))  # starts_line sees that
 READ_ONLY.flags.writeable = False
 
 # what is wrong with an array of float64 words -> such an array, and what the message must say
