@@ -135,7 +135,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         if bits is not None:
             x, w, y = x.view(bits), w.view(bits), y.view(bits)
         x, w, y = x.ravel(), w.ravel(), y.ravel()
-        if chunks > 1 and workers != 1 and not are_all(workers):
+        if chunks > 1 and not are_all(workers):  # what is a launch for all may be more for fewer
             return run(schedule, geometry, (x, w, y), workers, panels)
         try:
             space = kept.pop()  # workspace.borrow, without a call of it
@@ -143,7 +143,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
             space = workspace.borrow(schedule, chunks, kept)
         own, scratch, runs, counters = space
         own = own if panels is None else panels
-        if chunks == 1 or workers == 1 or _forked or not _busy.acquire(blocking=False):
+        if chunks == 1 or _forked or not _busy.acquire(blocking=False):
             suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)
         else:
             try:

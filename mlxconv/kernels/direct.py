@@ -29,16 +29,7 @@ from mlxconv.kernels import blocking
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import (
-    broadcast,
-    fma,
-    load,
-    prefetch,
-    store,
-    store_n,
-    stream,
-    zero,
-)
+from mlxconv.simd.words import broadcast, fma, load, prefetch, store, store_n, stream, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem

@@ -103,10 +103,16 @@ def store(v, a, i):
 
 @lowers(store, lambda v, a, i: check(v, a, i, writes=True) and types.void)
 def _store(context, builder, sig, args):
+    _written(context, builder, sig, args)
+    return context.get_dummy_value()
+
+
+def _written(context, builder, sig, args):
+    """The instruction that writes a vector, whole elements of which are aligned."""
     v = narrow(builder, args[0], sig.args[1].dtype)
     s = builder.store(v, pointer(context, builder, sig, args, 1, v.type))
     s.align = size_of(v.type)
-    return context.get_dummy_value()
+    return s
 
 
 def stream(v, a, i):
@@ -117,9 +123,8 @@ def stream(v, a, i):
 
 @lowers(stream, lambda v, a, i: check(v, a, i, writes=True) and types.void)
 def _stream(context, builder, sig, args):
-    v = narrow(builder, args[0], sig.args[1].dtype)
-    s = builder.store(v, pointer(context, builder, sig, args, 1, v.type))
-    s.align = size_of(v.type) * v.type.count
+    s = _written(context, builder, sig, args)
+    s.align *= s.operands[0].type.count
     s.set_metadata("nontemporal", builder.module.add_metadata([i32(1)]))
     return context.get_dummy_value()
 

@@ -51,6 +51,9 @@ found = {}
 for row in VARIANTS:
     if not hasattr(row.kernel, "tiles"):
         continue
+    ways = {"": {}}
+    if "STREAMS" in inspect.signature(row.kernel.micro_kernel).parameters:
+        ways["streams "] = {"STREAMS": 1}
     for dtype in ("float32", "float64"):
         vec = vec_of(dtype, processor.vector_bytes())
         half = vec.lanes // 2
@@ -59,10 +62,8 @@ for row in VARIANTS:
         kinds = [(*kind, taps) for kind in groups for taps in TAPS[processor.registers()]]
         for kind in kinds if row.name == "grouped" else [()]:
             for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
-                ways = {"": {}, "streams ": {"STREAMS": 1}}
-                may_stream = "STREAMS" in inspect.signature(row.kernel.micro_kernel).parameters
-                for way in list(ways)[: 1 + may_stream]:
-                    tile = row.kernel.micro_kernel(*kind, MR, NV, vec, **ways[way])
+                for way, options in ways.items():
+                    tile = row.kernel.micro_kernel(*kind, MR, NV, vec, **options)
                     tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
                     (assembly,) = tile.inspect_asm().values()
                     found[f"{row.name} {dtype} {kind} {way}{MR}x{NV}"] = assembly
