@@ -81,7 +81,7 @@ def channels(draw):
         return 1, draw(st.integers(0, 20)), draw(st.integers(1, 40))
     if draw(st.booleans()):
         return draw(st.integers(2, 40)), 1, draw(st.integers(1, 9))  # depthwise
-    return draw(st.integers(2, 6)), draw(st.integers(1, 9)), draw(st.integers(1, 19))
+    return draw(st.integers(2, 20)), draw(st.integers(1, 9)), draw(st.integers(1, 19))
 
 
 def axis(draw, K, small, dilated_input):
@@ -113,7 +113,7 @@ def _random_case(rng, ranks):
     rank = pick(*ranks)
     small = 1 if rank == 1 else 2
     kind = between(0, 3)
-    groups = 1 if kind < 2 else between(2, 40 if kind == 2 else 6)
+    groups = 1 if kind < 2 else between(2, 40 if kind == 2 else 20)
     C = 1 if kind == 2 else between(1, 20 if kind < 2 else 9)
     O = between(1, 40 if kind < 2 else 9)
     rows = []

@@ -33,7 +33,7 @@ from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
-from mlxconv.simd.shuffles import broadcast_each, repeat
+from mlxconv.simd.shuffles import MOST_LOADS, broadcast_each, repeat
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import fma, load, load_n, prefetch, store, store_n, stream, zero
 
@@ -156,10 +156,13 @@ def schedule(p: "Problem") -> Schedule:
 
 
 def known_channels(p: "Problem") -> int:
-    """The channels of a group, if those of all groups of a vector lie in two others."""
+    """The channels of a group, if those of all groups of a vector lie in two others, or in a few
+    more, which take less time than to load each: one that crosses a cache line counts twice."""
     channels, lanes = p.C // p.groups, lanes_of(p)
-    last = (lanes // (p.O // p.groups) - 1) * channels  # where those of the last one begin
-    return channels if 0 < last < 2 * lanes else 0
+    parts = lanes // (p.O // p.groups)
+    loads = -(-((parts - 1) * channels + 1) // lanes)
+    few = loads <= 2 or (loads <= MOST_LOADS and 2 * loads < parts)
+    return channels if parts > 1 and few else 0
 
 
 def turns(GROUP: int, CHANNELS: int) -> int:

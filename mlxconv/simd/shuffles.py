@@ -9,13 +9,15 @@ from numba import types
 from numba.core.errors import TypingError
 
 from mlxconv.simd.halves import kept_as, widen, widened
-from mlxconv.simd.lowering import check, i1, i32, lowers, masked_load, pointer
+from mlxconv.simd.lowering import check, i1, i32, i64, lowers, masked_load, pointer
 from mlxconv.simd.vector import Vec
+
+MOST_LOADS = 4  # of whole vectors, to choose single elements of; more take longer than those
 
 
 def broadcast_each(vec, a, i, step, size):
     """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes, the last in what is left, too.
-    size is a constant; if step is one as well, one or two loads bring all of them."""
+    size is a constant; if step is one as well, up to four loads bring all of them."""
     return widened(a[i + _parts_of(vec.lanes, size) * step])
 
 
@@ -26,11 +28,11 @@ def broadcast_each(vec, a, i, step, size):
 def _broadcast_each(context, builder, sig, args):
     vec, dtype, size = sig.return_type, sig.args[1].dtype, sig.args[4].literal_value
     kept = kept_as(dtype, vec.lanes)
-    constant = getattr(sig.args[3], "literal_value", 2 * vec.lanes)
+    constant = getattr(sig.args[3], "literal_value", MOST_LOADS * vec.lanes)
     parts, p = _parts_of(vec.lanes, size), pointer(context, builder, sig, args, 1, kept.element)
     extent = int(parts[-1]) * constant + 1
-    if 1 < extent <= 2 * vec.lanes:
-        v = _chosen(builder, *_loaded(builder, p, extent, kept), parts * constant)
+    if 1 < extent <= MOST_LOADS * vec.lanes:
+        v = _chosen_of(builder, _loaded(builder, p, extent, kept), parts * constant)
         return widen(builder, v, dtype)
     step = context.cast(builder, args[3], sig.args[3], types.intp)
     values = ir.Constant(ir.VectorType(kept.element, int(parts[-1]) + 1), ir.Undefined)
@@ -41,13 +43,26 @@ def _broadcast_each(context, builder, sig, args):
 
 
 def _loaded(builder, p, extent, kept):
-    """Two vectors whose elements, side by side, begin with the `extent` ones at `p`."""
-    span = min(kept.count, 1 << (extent - 1).bit_length())
-    low = _load_first(builder, p, min(extent, span), kept.element, span)
-    if extent <= span:
-        return low, low
-    behind = builder.gep(p, [ir.IntType(64)(span)])
-    return low, _load_first(builder, behind, extent - span, kept.element, span)
+    """Vectors whose elements, side by side, begin with the `extent` ones at `p`."""
+    span, element = min(kept.count, 1 << (extent - 1).bit_length()), kept.element
+    places = {first: builder.gep(p, [i64(first)]) for first in range(0, extent, span)}
+    return [
+        _load_first(builder, at, min(extent - first, span), element, span)
+        for first, at in places.items()
+    ]
+
+
+def _chosen_of(builder, vectors, lanes):
+    """The vector of these lanes of all `vectors`, side by side: lanes that the first ones lack are
+    taken from the next, one vector after the other."""
+    chosen, span = vectors[0], vectors[0].type.count
+    if len(vectors) == 1:
+        return _chosen(builder, chosen, chosen, lanes)
+    order = lanes
+    for n, v in enumerate(vectors[1:], 1):
+        chosen = _chosen(builder, chosen, v, np.where(lanes < n * span, order, span + lanes % span))
+        order = np.arange(len(lanes))
+    return chosen
 
 
 def _load_first(builder, p, n, element, lanes):

@@ -592,7 +592,8 @@ def repeating(vec, size, lane, constant):
 def test_parts_of_every_size(vec):
     """Lanes that are left over belong to the last part; nothing is read behind it."""
     LANES = vec.lanes
-    for size, step in ((1, 1), (1, 2), (2, 3), (3, 2), (4, 5), (5, 1), (7, 7), (8, 3), (16, 2)):
+    few = ((1, 1), (1, 2), (2, 3), (3, 2), (4, 5), (5, 1), (7, 7), (8, 3), (16, 2))
+    for size, step in (*few, (1, 3), (1, 4), (2, 6), (3, 12)):  # in three or four vectors
         first = np.minimum(np.arange(LANES) // size, LANES // size - 1)
         for lane in {0, size - 1} if size <= LANES else ():
             probe = kernel(repeating(vec, size, lane, step), no_cpython_wrapper=False)
