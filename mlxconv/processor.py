@@ -64,6 +64,12 @@ def converts_float16() -> bool:
 
 
 @lru_cache(1)
+def rounds_to_bfloat16() -> bool:
+    """Whether an instruction rounds float32 to bfloat16, if it makes zeros of subnormals."""
+    return "avx512bf16" in target()[2]
+
+
+@lru_cache(1)
 def caches() -> Caches:
     """The data caches of core 0; typical sizes where the system does not tell."""
     sizes, ways = {"1": 32 << 10, "2": 512 << 10, "3": 8 << 20}, 8

@@ -1,8 +1,9 @@
 """Lanes of numbers that lie in memory in a narrower type: how words widen and round them.
 
 Kernels see half types as bits: float16 as uint16, bfloat16 as int16.  Rounding is to nearest, ties
-to even; subnormals, infinities and NaN are kept.  Processors without instructions for float16 do it
-in integer arithmetic.
+to even; subnormals, infinities and NaN are kept.  Processors without instructions for a type do it
+in integer arithmetic, and so does AVX-512, whose instruction for bfloat16 makes zeros of
+subnormals, for vectors that hold one, or a zero.
 """
 
 import numpy as np
@@ -11,6 +12,16 @@ from llvmlite import ir
 from mlxconv import processor
 from mlxconv.arrays import BITS
 from mlxconv.simd.vector import LLVM_ELEMENT
+
+
+class _BFloat(ir.Type):
+    """The type of bfloat16, which llvmlite lacks."""
+
+    def _to_string(self):
+        return "bfloat"
+
+
+BFLOAT = _BFloat()
 
 
 def may_hold(kept: str, lane: str) -> bool:
@@ -112,6 +123,25 @@ def _to_float16(builder, v):
 
 
 def _to_bfloat16(builder, v):
+    if not processor.rounds_to_bfloat16():
+        return _to_bfloat16_by_integers(builder, v)
+    exponents = _each(builder, "and_", _integers(builder, v), 0x7F800000)
+    is_small = builder.icmp_unsigned("==", exponents, _all(exponents.type, 0))  # 0, or subnormal
+    any_small = builder.bitcast(is_small, ir.IntType(v.type.count))
+    any_small = builder.icmp_unsigned("!=", any_small, any_small.type(0))
+    with builder.if_else(any_small, likely=False) as (by_integers, by_instruction):
+        with by_integers:
+            exact, after_integers = _to_bfloat16_by_integers(builder, v), builder.block
+        with by_instruction:
+            fast = builder.fptrunc(v, ir.VectorType(BFLOAT, v.type.count))
+            fast, after_instruction = builder.bitcast(fast, exact.type), builder.block
+    result = builder.phi(exact.type)
+    result.add_incoming(exact, after_integers)
+    result.add_incoming(fast, after_instruction)
+    return result
+
+
+def _to_bfloat16_by_integers(builder, v):
     b = _integers(builder, v)
     upper = _each(builder, "lshr", b, 16)
     odd = _each(builder, "and_", upper, 1)

@@ -33,7 +33,8 @@ INTEGER = (False, True)  # whether conversions are done in integer arithmetic
 def by(request, monkeypatch):
     """How: 1 if in integer arithmetic, part of the names of the kernels that are compiled so."""
     if request.param:
-        monkeypatch.setattr(processor, "converts_float16", lambda: False)
+        for instruction in ("converts_float16", "rounds_to_bfloat16"):
+            monkeypatch.setattr(processor, instruction, lambda: False)
     return int(request.param)
 
 
