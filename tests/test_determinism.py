@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import mlxconv
-from mlxconv import threads
+from mlxconv import dispatch, threads
+from mlxconv.arrays import aligned_empty
+from mlxconv.kernels.geometry import STAYS, STAYS_ALIGNED
 from tests import helpers
 from tests.problems import Case, random_cases
-from tests.test_exact import able
+from tests.test_exact import able, problem
 
 VARIANTS = helpers.KERNELS
 PROBLEMS = 15  # of each variant
@@ -105,6 +107,22 @@ def misaligned(a):
     raw = np.empty(a.nbytes + 1, np.uint8)[1:]
     raw[:] = np.frombuffer(a.tobytes(), np.uint8)
     return raw.view(a.dtype).reshape(a.shape)
+
+
+@pytest.mark.parametrize("channels", (64, 67))
+def test_where_an_input_starts(channels):
+    """Depthwise windows are read in place always, never, or where a cache line starts with them."""
+    case = Case((2, 90, channels), (channels, 9, 1), (1,), (4,), (4,), (1,), (1,), channels, False)
+    x, w = data(case)
+    expected = bits(case.run(x, w))
+    memory = aligned_empty(x.size + 1, "float32")
+    for shift in (0, 1):
+        moved = memory[shift:][: x.size].reshape(x.shape)
+        moved[...] = x
+        for stays in (0, STAYS, STAYS_ALIGNED):
+            plan = dispatch.plan.__wrapped__(problem(case, "float32"), "depthwise")
+            plan.schedule.geometry["stays"] = stays
+            assert bits(plan.run(moved, w, 1)) == expected, (shift, stays)
 
 
 @each_variant

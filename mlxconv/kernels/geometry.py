@@ -33,7 +33,7 @@ GEOMETRY = np.dtype(
         ("channels", "i8"),  # input channels of one group that a block reads
         ("width", "i8"),  # elements of a row of a strip: the same, up to whole vectors
         ("pitch", "i8"),  # elements from one copied window to the next
-        ("stays", "i8"),  # whether a block may read the input in place
+        ("stays", "i8"),  # whether a block may read the input in place: see below
         ("K", "i8", _AXES),  # taps
         ("O", "i8"),  # filters of one group
         ("groups", "i8"),
@@ -107,6 +107,7 @@ class Data(NamedTuple):
     counters: Any  # whether padding may have met a weight it must not; jobs taken, by worker
 
 
+STAYS, STAYS_ALIGNED = 1, 2  # always, or where a cache line starts with it
 OVERLAPS, SLIDES = 1, 2  # bits of the mode of a micro-kernel over groups
 SUSPECT = 0  # the counter that is a flag
 FILTERS, OUTPUTS = 1, 2  # whose infinities may have met a zero that is not of the data
@@ -178,16 +179,16 @@ COPY_FLOP = 25  # per element: what a tile could do in the time that a copy take
 
 
 @kernel
-def part_of(g, block, i):
+def part_of(g, block, i, stays):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
-    lie inside, and the rest.  Only the middle is read in place, and only from MR positions on; the
-    others are stretched to MR: done where two more tiles take less than to copy the middle.
-    Several lines are one part, since they copy what they share once."""
+    lie inside, and the rest.  Only the middle is read in place, if the input `stays`, and only from
+    MR positions on; the others are stretched to MR: done where two more tiles take less than to
+    copy the middle.  Several lines are one part, since they copy what they share once."""
     lo, hi = 0, block.rows
     lines = g.K[0] * g.K[1]
     copied = block.rows * g.stride[2] * g.width * lines * COPY_FLOP
     stretched = 4 * g.MR * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
-    if g.stays and block.lines == 1 and copied > stretched:
+    if stays and block.lines == 1 and copied > stretched:
         lo, hi = inside(g, block)
     if hi - lo < g.MR:
         lo, hi = 0, block.rows if i == 1 else 0
@@ -242,7 +243,7 @@ def geometry_of(p: "Problem") -> np.ndarray:
     g = np.zeros(1, GEOMETRY)
     g["N"], g["L"], g["K"] = p.N, three(p.L, 1), three(p.K, 1)
     g["groups"], g["C"], g["O"] = p.groups, p.C // p.groups, p.O // p.groups
-    g["channels"], g["width"], g["stays"] = g["C"], g["C"], True
+    g["channels"], g["width"], g["stays"] = g["C"], g["C"], STAYS
     g["panel_blocks"] = 1
     g["group_blocks"], g["group_channels"] = 1, g["C"]
     g["stride"], g["padding"] = three(p.stride, 1), three(p.padding_lo, 0)

@@ -43,6 +43,7 @@ from mlxconv.kernels.window import (
     inputs,
     list_runs,
     reach_of,
+    staying,
     strip_views,
     window_in_place,
     windows,
@@ -210,19 +211,21 @@ def runs_lines(elements):
 def blocks(elements, vec):
     """The range kernel over blocks of lines that are at least as long as a tile."""
     call_run, packed_filters = block_call(elements), packs_once(elements)
+    may_stay = staying(elements)
 
     @kernel
     def blocks(data, lo, hi):
         """y[n, l, o] for the blocks of jobs [lo, hi)."""
         g = data.geometry[0]
+        stays = may_stay(g, data.x)
         for job in range(lo, hi):  # fourth loop: blocks of positions
             block = locate(g, job)
             panels = packed_filters(data, block.g0, block.g1, block.p0, block.p1)
-            if g.in_place and g.x_channel == 1:
+            if g.in_place and stays:
                 call_run(g.lines, data, panels, block)
             else:
                 for i in range(3):  # its parts before, inside and behind the middle of the input
-                    part = part_of(g, block, i)
+                    part = part_of(g, block, i, stays)
                     if part.rows > 0:
                         call_run(g.run, data, panels, part)
 

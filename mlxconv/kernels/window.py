@@ -27,10 +27,13 @@ import numba
 import numpy as np
 from numba import types
 
+from mlxconv import processor
 from mlxconv.kernels.copies import clears, row_copies
-from mlxconv.kernels.geometry import data_type
+from mlxconv.kernels.geometry import STAYS, STAYS_ALIGNED, data_type
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
+from mlxconv.simd.vector import vec_of
+from mlxconv.simd.words import starts_line
 
 
 class Rows(NamedTuple):
@@ -164,20 +167,38 @@ def window_in_place(g, n, c0, d, h, w):
 
 
 @lru_cache
+def staying(elements):
+    """may_stay for inputs of this type."""
+    CONVERTS, STAYS_, ALIGNED = elements.converts, STAYS, STAYS_ALIGNED
+    vec = vec_of(elements.dtype, processor.vector_bytes())
+
+    @kernel(inline="always")
+    def may_stay(g, x):
+        """Whether blocks may read the input where it lies."""
+        stays = False
+        if not CONVERTS:
+            aligned = g.stays == ALIGNED and starts_line(vec, x, g.x_offset)
+            stays = g.x_channel == 1 and (g.stays == STAYS_ or aligned)
+        return stays
+
+    return may_stay
+
+
+@lru_cache
 def windows(elements):
     """open_window for inputs of this type."""
-    CONVERTS, call_strips = elements.converts, strips_call(elements)
+    may_stay, call_strips = staying(elements), strips_call(elements)
 
     @kernel
     def open_window(data, block, group):
         """The Window of `block` over the channels of `group`."""
         g = data.geometry[0]
-        c0, may_stay = group * g.group_channels, g.stays and g.x_channel == 1
+        c0 = group * g.group_channels
         d = reach_of(g, 0, block.d * g.stride[0] - g.padding[0], 1)
         h = reach_of(g, 1, block.h * g.stride[1] - g.padding[1], block.lines)
         w = reach_of(g, 2, block.first, block.rows)
         inside = is_inside(g, 0, d) and is_inside(g, 1, h) and is_inside(g, 2, w)
-        if may_stay and inside and not CONVERTS:
+        if inside and may_stay(g, data.x):
             return window_in_place(g, block.n, c0, d, h, w)
         call_strips(g.strips, data, block.n, c0, d, h, w)
         pitch = w.rows * g.width
