@@ -92,12 +92,17 @@ def far_bytes() -> int:
     return caches().L3_bytes // 4
 
 
+def sets_apart(step_bytes: int) -> int:
+    """The sets of L1 that rows so far apart fall into, if there are enough of them."""
+    L1_bytes, _, _, ways = caches()
+    way_bytes = L1_bytes // ways
+    return way_bytes // math.gcd(step_bytes, way_bytes)
+
+
 def lines_per_set(step_bytes: int, rows: int) -> int:
     """Of so many rows, as far apart, those that fall into one set of L1: more than it has ways
     push each other out before their next element is read."""
-    L1_bytes, _, _, ways = caches()
-    way_bytes = L1_bytes // ways
-    return -(-rows // (way_bytes // math.gcd(step_bytes, way_bytes)))
+    return -(-rows // sets_apart(step_bytes))
 
 
 def cores() -> int:

@@ -130,3 +130,13 @@ def test_no_worker_packs_filters_that_another_packs(positions, padding, dtype):
     ).schedule
     assert schedule.shared == 0 and schedule.panels >= 512 * 9 * 512
     assert schedule.scratch < schedule.panels // 4
+
+
+@pytest.mark.parametrize("filters", [24, 40, 56, 72, 100, 200])
+def test_no_more_rows_share_a_set_of_L1_than_it_has_ways(filters):
+    """Rows 4 KB apart, which one set of most caches gets: of the tile for the filters that are left
+    over as well, lest windows be copied for its sake."""
+    problem = mlxconv.explain((1, 400, 1024), (filters, 1, 1024)).problem
+    g = dispatch.plan(problem).schedule.geometry
+    rows = processor.lines_per_set(4096, int(g["MR"][0]))
+    assert rows <= processor.caches().L1_ways and g["tiles"][0] > 0
