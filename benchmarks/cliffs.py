@@ -33,6 +33,8 @@ def edges(largest: int) -> list[int]:
 
 
 BASE = Shape(1, 512, 64, 64, 3)
+DEPTHWISE = Shape(1, 512, 512, 512, 15, groups=512)
+WIDE = Shape(1, 256, 1024, 40, 1)  # rows 4 KB apart share a set of most caches
 SWEEPS = {
     "L": [BASE._replace(L=n + 2) for n in edges(4096)],  # n outputs
     "C_in": [BASE._replace(C_in=n) for n in edges(512)],
@@ -42,6 +44,10 @@ SWEEPS = {
     "groups": [BASE._replace(C_in=256, C_out=256, groups=1 << i) for i in range(8, -1, -1)],
     "multiplier": [BASE._replace(C_out=64 * n, groups=64) for n in edges(32)],
     "N": [BASE._replace(N=n, L=18) for n in edges(64)],
+    "K-depthwise": [DEPTHWISE._replace(K=n, L=511 + n) for n in edges(64)],
+    "C_in-depthwise": [DEPTHWISE._replace(C_in=n, C_out=n, groups=n) for n in edges(2048)],
+    "C_in-wide": [WIDE._replace(C_in=n) for n in edges(4096)],
+    "C_out-wide": [WIDE._replace(C_out=n) for n in edges(256)],
 }
 
 
@@ -51,7 +57,7 @@ def value(sweep: str, shape: Shape) -> int:
         return shape.C_out // shape.C_in
     if sweep == "groups":  # by channels per group, since fewer groups are more work
         return shape.C_in // shape.groups
-    return shape.L - 2 if sweep == "L" else int(getattr(shape, sweep))
+    return shape.L - 2 if sweep == "L" else int(getattr(shape, sweep.partition("-")[0]))
 
 
 class Point(NamedTuple):

@@ -1,10 +1,12 @@
 """The processor, read once: vector width, registers, caches, cores."""
 
-import math
 import os
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from mlxconv.arrays import CACHE_LINE_BYTES
 
 
 class Caches(NamedTuple):
@@ -92,17 +94,13 @@ def far_bytes() -> int:
     return caches().L3_bytes // 4
 
 
-def sets_apart(step_bytes: int) -> int:
-    """The sets of L1 that rows so far apart fall into, if there are enough of them."""
-    L1_bytes, _, _, ways = caches()
-    way_bytes = L1_bytes // ways
-    return way_bytes // math.gcd(step_bytes, way_bytes)
-
-
 def lines_per_set(step_bytes: int, rows: int) -> int:
-    """Of so many rows, as far apart, those that fall into one set of L1: more than it has ways
-    push each other out before their next element is read."""
-    return -(-rows // sets_apart(step_bytes))
+    """The lines that so many rows, as far apart, begin in, as many as fall into one set of L1: more
+    than it has ways push each other out before their next element is read."""
+    L1_bytes, _, _, ways = caches()
+    lines = {i * step_bytes // CACHE_LINE_BYTES for i in range(rows)}
+    sets = Counter(line % (L1_bytes // ways // CACHE_LINE_BYTES) for line in lines)
+    return max(sets.values(), default=0)
 
 
 def cores() -> int:

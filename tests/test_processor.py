@@ -20,6 +20,8 @@ def test_the_caches_of_this_machine():
         (2048, 14, 7),  # in two sets
         (1024, 14, 4),
         (4096 + 64, 14, 1),
+        (4096 + 4, 14, 14),  # which begin in one line's worth of it
+        (4096 + 32, 14, 2),
         (300 * 4, 14, 1),
         (4, 14, 1),  # several rows to a line
     ],

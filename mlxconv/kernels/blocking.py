@@ -46,11 +46,12 @@ def space_rows(g: np.ndarray, lanes: int, itemsize: int) -> None:
     step, ways = int(g["width"][0]) * itemsize, processor.caches().L1_ways
     rows, taps = (MR - 1) * stride // dilation, int(g["tap_block"][0])
     reloaded = processor.lines_per_set(step, rows + K) / ways / MR
-    vectors = CACHE_LINE_BYTES // (lanes * itemsize)
+    vectors, straddle = CACHE_LINE_BYTES // (lanes * itemsize), step % CACHE_LINE_BYTES > 0
     if g["stays"][0] and K >= LEAST_TAPS and taps > 1 and (vectors + 1) * reloaded >= RELOADED:
-        g["stays"] = STAYS_ALIGNED if vectors * reloaded < RELOADED else False
+        few = vectors * reloaded < RELOADED and not straddle
+        g["stays"] = STAYS_ALIGNED if few else False
     if processor.lines_per_set(step, 2 * (rows + taps)) > ways:
-        g["width"] += lanes
+        g["width"] += lanes + -int(g["width"][0]) % lanes
 
 
 def met(g: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def refuses(p: "Problem") -> str:
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
-    narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p), _rows(p, phases))
+    narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p), _row_bytes(p, phases))
     layout = Layout(phases=phases, narrow=narrow, may_stream=True)
     return schedule_of(p, micro_kernel, tile, layout)
 
@@ -139,7 +139,7 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
             most = max(1, min(NR // filters, p.output_L[-1] // MR))
         for phases in sorted({most, most // 2 or 1, 1}):
             reach = (taps + (phases - 1) * stride) / taps
-            lanes = _lanes(filters * phases, tile, lanes_of(p), _rows(p, phases))
+            lanes = _lanes(filters * phases, tile, lanes_of(p), _row_bytes(p, phases))
             lanes *= _slowdown(p, MR, phases)
             yield tile, phases, lanes * reach / phases
 
@@ -149,30 +149,32 @@ def _filters(tile: Tile, lanes: int) -> int:
     return tile.shape[1] * lanes // tile.share
 
 
-def _rows(p: "Problem", phases: int) -> int:
-    """The most rows of a tile that do not crowd a set of L1."""
-    itemsize = processor.vector_bytes() // lanes_of(p)
-    sets = processor.sets_apart(p.stride[-1] * phases * p.C * itemsize)
-    return sets * processor.caches().L1_ways
+def _row_bytes(p: "Problem", phases: int) -> int:
+    """From one row of a tile to the next."""
+    return p.stride[-1] * phases * p.C * (processor.vector_bytes() // lanes_of(p))
 
 
-def _lanes(filters: int, tile: Tile, lanes: int, rows: int) -> float:
+def _lanes(filters: int, tile: Tile, lanes: int, row_bytes: int) -> float:
     """The lanes that so many filters take, weighted by the speed of their tile."""
     NR = _filters(tile, lanes)
-    narrow = _narrow(filters, tile, lanes, rows)
+    narrow = _narrow(filters, tile, lanes, row_bytes)
     if narrow:
         rest = _filters(narrow, lanes) / narrow.efficiency
         return filters // NR * NR / tile.efficiency + rest
     return -(-filters // NR) * NR / tile.efficiency
 
 
-def _narrow(filters: int, tile: Tile, lanes: int, rows: int) -> Tile | None:
-    """The tile for filters that `tile` leaves over, if one takes less time: of no more rows than
-    these, which crowd none of the sets of L1, unless `tile` has more."""
-    NR, most = _filters(tile, lanes), max(rows, tile.shape[0])
+def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None:
+    """The tile for filters that `tile` leaves over, if one takes less time; of no more rows, if
+    these would crowd a set of L1."""
+    NR, ways = _filters(tile, lanes), processor.caches().L1_ways
     left = filters % NR if filters > NR else 0
-    narrow = [t for t in tiles() if t.shape[1] == 1 and t.shape[0] <= most]
-    fitting = [t for t in narrow if 0 < left <= _filters(t, lanes)]
+    fitting = [
+        t
+        for t in tiles()
+        if t.shape[1] == 1 and 0 < left <= _filters(t, lanes)
+        if t.shape[0] <= tile.shape[0] or processor.lines_per_set(row_bytes, t.shape[0]) <= ways
+    ]
     best = min(fitting, key=lambda t: _filters(t, lanes) / t.efficiency, default=tile)
     return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
 

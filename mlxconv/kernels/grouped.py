@@ -198,7 +198,8 @@ def _taps_apart(p: "Problem") -> int:
 def _tile(p: "Problem", stride: int) -> Tile:
     """The tile that takes least time for a line: the first where each multiply-add loads its
     operand, where rows of several channels want more registers, where a line, or what of it needs
-    no padding, is shorter than the second, and where the rows of that one crowd a set of L1."""
+    no padding, is shorter than the second, and where the rows of that one fill a set of L1 twice:
+    if they no more than crowd it, the first has to read its own again as often."""
     few, many = TILES[processor.registers()]
     W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])
     whole = whole_windows(
@@ -206,7 +207,7 @@ def _tile(p: "Problem", stride: int) -> Tile:
     )
     W = whole if whole >= few.shape[0] else W
     step = p.C * processor.vector_bytes() // lanes_of(p)
-    crowded = processor.lines_per_set(step, rows) >= processor.caches().L1_ways
+    crowded = processor.lines_per_set(step, rows) >= 2 * processor.caches().L1_ways
     long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W
     if crowded or not (stride and long):
         return few
