@@ -37,7 +37,7 @@ RELOADED = 0.34  # fills of a set of L1 per position, from which on a copy takes
 LEAST_TAPS = 7  # of a line, to copy what they meet
 
 
-def space_rows(g: np.ndarray, lanes: int, itemsize: int) -> None:
+def stay_or_copy(g: np.ndarray, lanes: int, itemsize: int) -> None:
     """Say whether windows that a depthwise tile reads in place stay there.  Rows that crowd a set
     of L1 are read from L2 again for each tile, a line of memory for each vector in it, and for one
     that straddles two as well: 1024 channels, 15 taps take half the time if they are copied.  A

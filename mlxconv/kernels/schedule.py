@@ -215,7 +215,7 @@ def _blocked(
         strip = blocking.gathered_blocks(g, elements, few)
     else:
         if layout.edge:
-            blocking.space_rows(g, lanes_of(p), itemsize)
+            blocking.stay_or_copy(g, lanes_of(p), itemsize)
         g["in_place"] = layout.edge is not None and g["stays"] and not elements.converts
         strip = blocking.line_blocks(g, window, elements, work, few)
     if few:
