@@ -38,7 +38,7 @@ class Workspace(NamedTuple):
     counters: np.ndarray  # a flag, and a counter for each worker, LINE apart
 
 
-SMALL = (0, 1 << 18, 1 << 12)  # elements of panels, scratch and runs: 1 MB in float32
+SMALL = (0, 1 << 20, 1 << 14)  # elements of panels, scratch and runs: 4 MB, as far as touched
 _kept: dict[str, list[Workspace]] = {"float32": [], "float64": []}
 
 
