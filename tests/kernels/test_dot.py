@@ -47,6 +47,16 @@ def test_few_filters(shape, filters, parameters, dtype, always_parallel):
         assert np.array_equal(y, exact(x, w, parameters, np.int64))
 
 
+@pytest.mark.parametrize("filters", (1, 2, 3, 4))
+def test_rows_that_crowd_a_set_of_L1(filters):
+    """A tile has fewer of them."""
+    rng = np.random.default_rng(filters)
+    x, w = (integer_array(rng, s, "float32", 2) for s in ((1, 45, 1024), (filters, 3, 1024)))
+    rows = int(plan(mlxconv.explain(x, w).problem, "dot").schedule.geometry["MR"][0])
+    assert rows <= dot.FEW_ROWS or processor.lines_per_set(4096, rows) < processor.caches().L1_ways
+    assert np.array_equal(mlxconv.conv1d(x, w, variant="dot"), exact(x, w, {}, np.int64))
+
+
 @pytest.mark.parametrize(("shape", "filters", "parameters"), FEW)
 def test_bits(shape, filters, parameters):
     """They depend neither on the layout of the input nor on the batch: a product has its lane by
