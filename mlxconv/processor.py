@@ -103,6 +103,11 @@ def lines_per_set(step_bytes: int, rows: int) -> int:
     return max(sets.values(), default=0)
 
 
+def filled(step_bytes: int, rows: int) -> float:
+    """The share of the ways of a set of L1 that these lines take: above 1 rows crowd it."""
+    return lines_per_set(step_bytes, rows) / caches().L1_ways
+
+
 def cores() -> int:
     """Cores this process may use: its affinity mask, and the CPU quota of its cgroup."""
     try:

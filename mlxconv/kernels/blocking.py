@@ -22,15 +22,15 @@ def gathers(g: np.ndarray, itemsize: int) -> bool:
         return True
     if g["panel_channels"][0] or g["phases"][0] > 1:
         return False
-    crowded = crowding(int(g["stride"][0, 2] * g["x_step"][0, 2]), MR, itemsize)
+    crowded = crowding(int(g["stride"][0, 2] * g["x_step"][0, 2]) * itemsize, MR)
     wasted = (-(-W // MR) * MR / W - 3 + met(g).mean() + crowded) * 2 * int(g["O"][0])
     return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
 
 
-def crowding(step: int, MR: int, itemsize: int) -> float:
-    """How much longer tiles take whose rows are so many elements apart, as more of them share a set
-    of L1 than it has ways."""
-    return max(1.0, processor.lines_per_set(step * itemsize, MR) / processor.caches().L1_ways)
+def crowding(step_bytes: int, MR: int) -> float:
+    """How much longer tiles take whose rows are so far apart, as more of them share a set of L1
+    than it has ways."""
+    return max(1.0, processor.filled(step_bytes, MR))
 
 
 RELOADED = 0.34  # fills of a set of L1 per position, from which on a copy takes less
@@ -43,14 +43,14 @@ def stay_or_copy(g: np.ndarray, lanes: int, itemsize: int) -> None:
     that straddles two as well: 1024 channels, 15 taps take half the time if they are copied.  A
     vector is left between the rows of a strip, where those of a block of taps would crowd too."""
     stride, dilation, K, MR = (int(g[name].flat[-1]) for name in ("stride", "dilation", "K", "MR"))
-    step, ways = int(g["width"][0]) * itemsize, processor.caches().L1_ways
+    step = int(g["width"][0]) * itemsize
     rows, taps = (MR - 1) * stride // dilation, int(g["tap_block"][0])
-    reloaded = processor.lines_per_set(step, rows + K) / ways / MR
+    reloaded = processor.filled(step, rows + K) / MR
     vectors, straddle = CACHE_LINE_BYTES // (lanes * itemsize), step % CACHE_LINE_BYTES > 0
     if g["stays"][0] and K >= LEAST_TAPS and taps > 1 and (vectors + 1) * reloaded >= RELOADED:
         few = vectors * reloaded < RELOADED and not straddle
         g["stays"] = STAYS_ALIGNED if few else False
-    if processor.lines_per_set(step, 2 * (rows + taps)) > ways:
+    if processor.filled(step, 2 * (rows + taps)) > 1:
         g["width"] += lanes + -int(g["width"][0]) % lanes
 
 

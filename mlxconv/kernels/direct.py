@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from mlxconv import processor
 from mlxconv.kernels import blocking
 from mlxconv.kernels.outputs import far_outputs
-from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
+from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import broadcast, fma, load, prefetch, store, store_n, stream, zero
 
@@ -151,7 +151,7 @@ def _filters(tile: Tile, lanes: int) -> int:
 
 def _row_bytes(p: "Problem", phases: int) -> int:
     """From one row of a tile to the next."""
-    return p.stride[-1] * phases * p.C * (processor.vector_bytes() // lanes_of(p))
+    return p.stride[-1] * phases * p.C * itemsize_of(p)
 
 
 def _lanes(filters: int, tile: Tile, lanes: int, row_bytes: int) -> float:
@@ -167,13 +167,13 @@ def _lanes(filters: int, tile: Tile, lanes: int, row_bytes: int) -> float:
 def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None:
     """The tile for filters that `tile` leaves over, if one takes less time; of no more rows, if
     these would crowd a set of L1."""
-    NR, ways = _filters(tile, lanes), processor.caches().L1_ways
+    NR = _filters(tile, lanes)
     left = filters % NR if filters > NR else 0
     fitting = [
         t
         for t in tiles()
         if t.shape[1] == 1 and 0 < left <= _filters(t, lanes)
-        if t.shape[0] <= tile.shape[0] or processor.lines_per_set(row_bytes, t.shape[0]) <= ways
+        if t.shape[0] <= tile.shape[0] or processor.filled(row_bytes, t.shape[0]) <= 1
     ]
     best = min(fitting, key=lambda t: _filters(t, lanes) / t.efficiency, default=tile)
     return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
@@ -190,7 +190,6 @@ def _slowdown(p: "Problem", MR: int, phases: int) -> float:
     if rows < MR:
         positions = max(1, p.N * math.prod(p.output_L))
         return -(-positions // MR) * MR / positions * (1 + copies)
-    itemsize = processor.vector_bytes() // lanes_of(p)
-    crowded = blocking.crowding(p.stride[-1] * phases * p.C, MR, itemsize)
+    crowded = blocking.crowding(_row_bytes(p, phases), MR)
     tiles = -(-rows // MR) + (left > 0)
     return tiles * MR * phases / W * min(crowded, 1 + copies)

@@ -30,6 +30,7 @@ from mlxconv.kernels.schedule import (
     Schedule,
     Step,
     Tile,
+    itemsize_of,
     lanes_of,
     meets_padding,
     schedule_of,
@@ -194,8 +195,8 @@ def meets_few_filters(p: "Problem") -> bool:
 def _tile(p: "Problem", filters: int) -> Tile:
     """The one for so many filters, with fewer rows where these would crowd a set of L1, in which a
     line of theirs has to stay for two vectors: 1024 channels, one filter take half the time."""
-    tile, step = tiles()[filters - 1], p.stride[-1] * p.C * processor.vector_bytes() // lanes_of(p)
-    crowded = processor.lines_per_set(step, tile.shape[0]) >= processor.caches().L1_ways
+    tile, step = tiles()[filters - 1], p.stride[-1] * p.C * itemsize_of(p)
+    crowded = processor.filled(step, tile.shape[0]) >= 1
     few = min(tile.shape[0], FEW_ROWS)
     return tile._replace(shape=(few, filters)) if crowded else tile
 

@@ -32,7 +32,7 @@ from mlxconv import processor
 from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.outputs import far_outputs
-from mlxconv.kernels.schedule import Layout, Schedule, Tile, lanes_of, schedule_of
+from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
 from mlxconv.simd.shuffles import MOST_LOADS, broadcast_each, repeat
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import fma, load, load_n, prefetch, store, store_n, stream, zero
@@ -206,8 +206,7 @@ def _tile(p: "Problem", stride: int) -> Tile:
         p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
     )
     W = whole if whole >= few.shape[0] else W
-    step = p.C * processor.vector_bytes() // lanes_of(p)
-    crowded = processor.lines_per_set(step, rows) >= 2 * processor.caches().L1_ways
+    crowded = processor.filled(p.C * itemsize_of(p), rows) >= 2
     long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W
     if crowded or not (stride and long):
         return few

@@ -291,10 +291,14 @@ def _work(g: np.ndarray, window: int, over_groups: bool) -> float:
     return float(tiles * (per_tile + TILE_FLOP))
 
 
+def itemsize_of(p: "Problem") -> int:
+    """Bytes of an element of the arithmetic's type."""
+    return np.dtype(Elements(p.input_dtype, p.dtype).dtype).itemsize
+
+
 def lanes_of(p: "Problem") -> int:
     """Elements of a vector of the arithmetic's type."""
-    itemsize = np.dtype(Elements(p.input_dtype, p.dtype).dtype).itemsize
-    return processor.vector_bytes() // itemsize
+    return processor.vector_bytes() // itemsize_of(p)
 
 
 def in_phases(p: "Problem", phases: int) -> np.ndarray:

@@ -44,11 +44,10 @@ def _broadcast_each(context, builder, sig, args):
 
 def _loaded(builder, p, extent, kept):
     """Vectors whose elements, side by side, begin with the `extent` ones at `p`."""
-    span, element = min(kept.count, 1 << (extent - 1).bit_length()), kept.element
-    places = {first: builder.gep(p, [i64(first)]) for first in range(0, extent, span)}
+    span = min(kept.count, 1 << (extent - 1).bit_length())
     return [
-        _load_first(builder, at, min(extent - first, span), element, span)
-        for first, at in places.items()
+        _load_first(builder, builder.gep(p, [i64(i)]), min(extent - i, span), kept.element, span)
+        for i in range(0, extent, span)
     ]
 
 
