@@ -26,7 +26,7 @@ import numba.np.ufunc.parallel
 import numpy as np
 
 from mlxconv import processor, workspace
-from mlxconv.arrays import BITS, aligned_empty
+from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
@@ -122,8 +122,6 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
     kept, last, alone = idle, end - 1, schedule.on_one_thread
-    output = schedule.elements.output
-    bits = np.dtype(BITS[output]) if output in BITS else None
 
     def on_arrays(
         x: np.ndarray,
@@ -132,9 +130,6 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         panels: np.ndarray | None = None,
         workers: int | None = None,
     ) -> int:
-        if bits is not None:
-            x, w, y = x.view(bits), w.view(bits), y.view(bits)
-        x, w, y = x.ravel(), w.ravel(), y.ravel()
         if chunks > 1 and not are_all(workers):  # what is a launch for all may be more for fewer
             return run(schedule, geometry, (x, w, y), workers, panels)
         try:

@@ -107,7 +107,7 @@ def converted(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
     a, name = np.ascontiguousarray(a), a.dtype.name
     if name in _WIDEN and a.dtype.isnative and a.dtype != dtype:
         wide = np.empty(a.shape, np.float32)
-        _widens(name)(a.view(BITS[name]).ravel(), wide.ravel())
+        _widens(name)(a, wide)
         a = wide
     return np.ascontiguousarray(a, dtype)
 

@@ -17,6 +17,9 @@ import inspect
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import lower_builtin, type_callable
+from numba.np.numpy_support import as_dtype
+
+from mlxconv.simd.lending import Lent
 
 _kernels = []  # under NUMBA_DISABLE_JIT=1 an address is an index into this list
 
@@ -47,12 +50,21 @@ def address_of(kernel, call):
 
 
 def entry_point(kernel, argument_types):
-    """What Python calls to run `kernel` on arguments of exactly these types, of which nothing is
-    checked: a caller that passes another type reads memory that is not its own."""
+    """What Python calls to run `kernel` on arguments of these types, all without gaps in memory:
+    arrays of any shape are flat there, half types are bits.  Nothing of this is checked: a caller
+    that passes another type reads memory that is not its own."""
     if not hasattr(kernel, "compile"):
-        return kernel
-    kernel.compile(argument_types)
-    return kernel.overloads[argument_types].entry_point
+        return lambda *arguments: kernel(*map(_flat, arguments, argument_types))
+    lent = tuple(Lent(t) if isinstance(t, types.Array) else t for t in argument_types)
+    kernel.compile(lent)
+    return kernel.overloads[lent].entry_point
+
+
+def _flat(argument, declared):
+    """What the kernel sees of `argument`, where no unboxing flattens it."""
+    if not isinstance(declared, types.Array) or isinstance(declared.dtype, types.Record):
+        return argument
+    return argument.reshape(-1).view(as_dtype(declared.dtype))
 
 
 def _lower(call):
@@ -86,9 +98,11 @@ def _lower(call):
 
 def _fits(given, declared):
     """Whether a value of type `given` may be passed as `declared`: integers are converted, and an
-    array that may be written to stands for one that may not, since both look the same in memory."""
+    array that is lent or may be written to stands for one of which neither is true, since all look
+    the same in memory."""
     if isinstance(declared, types.Array):
-        return given in (declared, declared.copy(readonly=False))
+        of_kernels = given.copy() if isinstance(given, types.Array) else given
+        return of_kernels in (declared, declared.copy(readonly=False))
     if isinstance(declared, types.BaseNamedTuple):
         same = isinstance(given, types.BaseNamedTuple)
         same = same and given.instance_class is declared.instance_class

@@ -11,7 +11,7 @@ import pytest
 from numba import types
 from numba.core.errors import TypingError
 
-from mlxconv.simd.address import address_of, caller
+from mlxconv.simd.address import address_of, caller, entry_point
 from mlxconv.simd.static import kernel
 
 needs_jit = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="an address is an index then")
@@ -122,6 +122,39 @@ def test_wrong_number_of_arguments(count):
         of_count(count).compile((types.intp, PART))
 
 
+@kernel(no_cpython_wrapper=False)
+def count_up(a, n):
+    for i in range(a.size):
+        a[i] += n
+    return a.size
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 3, 1, 2), (0, 5), ()])
+def test_arrays_from_python_are_flat(shape):
+    """Whatever their axes; what is written is there afterwards."""
+    a = np.zeros(shape)
+    count = entry_point(count_up, (types.Array(types.float64, 1, "C"), types.intp))
+    assert count(a, 2) == a.size
+    assert (a == 2).all()
+
+
+def test_arrays_from_python_are_bits():
+    """Half types are seen as the integers that kernels know, wide ones as several elements."""
+    count = entry_point(count_up, (types.Array(types.uint16, 1, "C"), types.intp))
+    a, b = np.ones((2, 3), np.float16), np.zeros((2, 2), np.complex64)
+    assert (count(a, 1), count(b, 1)) == (6, 16)
+    assert (a == np.nextafter(np.float16(1), np.float16(2))).all()
+    assert (b.view(np.uint16) == 1).all()
+
+
+@needs_jit
+@pytest.mark.parametrize("wrong", [None, [1.0], 3, np.float64(1)])
+def test_only_arrays_are_lent(wrong):
+    count = entry_point(count_up, (types.Array(types.float64, 1, "C"), types.intp))
+    with pytest.raises(TypeError, match="NumPy arrays"):
+        count(wrong, 1)
+
+
 def test_names_say_what_is_called():
     """The name is part of the kernels that call it, hence of their identity on disk."""
     assert call_step.__name__ == "call_step"
@@ -138,4 +171,4 @@ def test_without_jit():
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    assert "10 passed" in done.stdout
