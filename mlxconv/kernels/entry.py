@@ -14,6 +14,7 @@ from numba import prange, types
 
 from mlxconv.kernels.geometry import COPIED, PACKED, PART, SUSPECT, Data, data_type, range_call
 from mlxconv.simd.address import entry_point
+from mlxconv.simd.passing import held
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import fetch_add
 from mlxconv.workspace import LINE
@@ -46,7 +47,7 @@ def runs_jobs(elements):
                 if runs[PART] != i:
                     runs[PART], runs[PACKED], runs[COPIED] = i, 0, 0
                 own, arrays = data.geometry[i : i + 1], (data.x, data.w, data.y, data.panels)
-                part = Data(own, *arrays, data.scratch, runs, data.counters)
+                part = held(Data(own, *arrays, data.scratch, runs, data.counters))
                 call(g.step[s], part, max(lo, first) - first, min(hi, last) - first)
             first = last
 
@@ -62,13 +63,13 @@ def serial(elements):
 
     @kernel(no_cpython_wrapper=False)
     def on_one_thread(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi):
-        data = Data(geometry, x, w, y, panels, scratch, runs, counters)
+        data = held(Data(geometry, x, w, y, panels, scratch, runs, counters))
         counters[SUSPECT], runs[PART] = 0, -1
         for s in range(first, last):
             run_jobs(data, s, lo, hi)
         return counters[SUSPECT]
 
-    return entry_point(on_one_thread, (*data_type(elements).types, *(types.intp,) * 4))
+    return entry_point(on_one_thread, (*data_type(elements).content.types, *(types.intp,) * 4))
 
 
 @kernel(no_cpython_wrapper=False)
@@ -109,10 +110,10 @@ def worker(elements):
 
     @kernel(no_cpython_wrapper=False)
     def on_one_of_many(geometry, x, w, y, panels, scratch, runs, counters, s, c, chunks, lo, hi):
-        data = Data(geometry, x, w, y, panels, scratch, runs, counters)
+        data = held(Data(geometry, x, w, y, panels, scratch, runs, counters))
         take_jobs(data, s, c, chunks, lo, hi)
 
-    return entry_point(on_one_of_many, (*data_type(elements).types, *(types.intp,) * 5))
+    return entry_point(on_one_of_many, (*data_type(elements).content.types, *(types.intp,) * 5))
 
 
 @lru_cache
@@ -132,8 +133,8 @@ def parallel(elements):
             for c in prange(chunks):
                 own_scratch = scratch[c * size : (c + 1) * size]
                 own_runs = runs[c * length : (c + 1) * length]
-                data = Data(geometry, x, w, y, panels, own_scratch, own_runs, counters)
+                data = held(Data(geometry, x, w, y, panels, own_scratch, own_runs, counters))
                 take_jobs(data, s, c, chunks, lo, top)
         return counters[SUSPECT]
 
-    return entry_point(on_threads, (*data_type(elements).types, *(types.intp,) * 5))
+    return entry_point(on_threads, (*data_type(elements).content.types, *(types.intp,) * 5))

@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 
 from mlxconv.simd.address import caller
+from mlxconv.simd.passing import Held
 from mlxconv.simd.static import kernel
 
 if TYPE_CHECKING:
@@ -203,11 +204,11 @@ def part_of(g, block, i, stays):
 
 @lru_cache
 def data_type(elements):
-    """The Numba type of Data: for these types of input and output."""
+    """The Numba type of Data, which is held: for these types of input and output."""
     flat = {name: np.empty(1, dtype) for name, dtype in elements.arrays().items()}
     for name in ("x", "w"):
         flat[name].flags.writeable = False
-    return numba.typeof(Data(geometry=np.zeros(1, GEOMETRY), **flat))
+    return Held(numba.typeof(Data(geometry=np.zeros(1, GEOMETRY), **flat)))
 
 
 @lru_cache

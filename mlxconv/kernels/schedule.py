@@ -176,7 +176,7 @@ def schedule_of(
         g,
         steps=(packing, computing),
         tile=" and ".join(t.name(elements) for t in tiles),
-        parts=tuple(_parts(elements, tile.vec(elements), kernels, by_line)),
+        parts=tuple(_parts(elements, vec, kernels, by_line)),
         panels=panels,
         shared=0 if alone else panels,
         scratch=own + alone * (math.prod(_parts_of_job(g)) * window * NR + vec.lanes),
@@ -259,8 +259,7 @@ def _scratch(g: np.ndarray, strip: int, lanes: int) -> int:
 
 
 def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -> Iterator[Part]:
-    """What the range kernels call by address, with these tiles: in their vectors, since what is
-    stored under a mask is slow to read back, and few filters fill no larger ones."""
+    """What the range kernels call by address, with these tiles."""
     for field, kernel in tiles.items():
         yield Part(field, kernel, tile_call(elements))
     if "edge" in tiles:

@@ -19,7 +19,7 @@ from numba.core.errors import TypingError
 from numba.extending import lower_builtin, type_callable
 from numba.np.numpy_support import as_dtype
 
-from mlxconv.simd.lending import Lent
+from mlxconv.simd.passing import Held, Lent
 
 _kernels = []  # under NUMBA_DISABLE_JIT=1 an address is an index into this list
 
@@ -103,6 +103,8 @@ def _fits(given, declared):
     if isinstance(declared, types.Array):
         of_kernels = given.copy() if isinstance(given, types.Array) else given
         return of_kernels in (declared, declared.copy(readonly=False))
+    if isinstance(declared, Held):
+        return isinstance(given, Held) and _fits(given.content, declared.content)
     if isinstance(declared, types.BaseNamedTuple):
         same = isinstance(given, types.BaseNamedTuple)
         same = same and given.instance_class is declared.instance_class
