@@ -11,9 +11,9 @@ takes 20 ns in each call that hands it on.  One that is `held` is passed as its 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import lower_getattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import NativeValue, models, register_model, unbox
-from numba.core.imputils import lower_getattr_generic
 from numba.np.arrayobj import populate_array
 
 from mlxconv.simd.lowering import i32, i64, intrinsic, lowers

@@ -12,6 +12,7 @@ from numba import types
 from numba.core.errors import TypingError
 
 from mlxconv.simd.address import address_of, caller, entry_point
+from mlxconv.simd.passing import Held, held
 from mlxconv.simd.static import kernel
 
 needs_jit = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="an address is an index then")
@@ -122,6 +123,61 @@ def test_wrong_number_of_arguments(count):
         of_count(count).compile((types.intp, PART))
 
 
+call_held = caller("held", Held(PART), types.intp)
+
+
+@kernel
+def add_held(part, value):
+    part.a[part.at] += value
+
+
+@kernel(no_cpython_wrapper=False)
+def run_held(address, a, n):
+    for at in range(a.size):
+        part = held(Part(a, at))
+        for value in range(n):
+            call_held(address, part, value)
+
+
+def test_tuples_may_be_handed_on_as_addresses():
+    """Of one made anew in each turn of a loop, the kernel behind an address sees the last."""
+    a = np.zeros(3)
+    run_held(address_of(add_held, call_held), a, 4)
+    assert a.tolist() == [6, 6, 6]
+
+
+class Other(NamedTuple):
+    a: Any
+    at: int
+
+
+@needs_jit
+def test_what_is_held_is_of_the_declared_type():
+    """Neither a tuple for the address of one, nor the address of another one."""
+
+    @kernel
+    def run_tuple(address, a):
+        call_held(address, Part(a, 0), 1)
+
+    @kernel
+    def run_other(address, a):
+        call_held(address, held(Other(a, 0)), 1)
+
+    for run in (run_tuple, run_other):
+        with pytest.raises(TypingError, match="call_held takes"):
+            run.compile((types.intp, types.Array(types.float64, 1, "C")))
+
+
+@needs_jit
+def test_what_is_held_has_the_fields_of_the_tuple():
+    @kernel(no_cpython_wrapper=False)
+    def read(a):
+        return held(Part(a, 2)).end
+
+    with pytest.raises(TypingError, match="end"):
+        read(np.zeros(1))
+
+
 @kernel(no_cpython_wrapper=False)
 def count_up(a, n):
     for i in range(a.size):
@@ -171,4 +227,4 @@ def test_without_jit():
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "10 passed" in done.stdout
+    assert "11 passed" in done.stdout
