@@ -12,13 +12,13 @@ from mlxconv.kernels.geometry import STAYS_ALIGNED
 from mlxconv.kernels.window import strip_elements
 
 
-def gathers(g: np.ndarray, itemsize: int) -> bool:
+def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
     """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
-    lines are shorter than a tile, or the last tile of each, and rows that crowd a set of L1, waste
-    more than the copies take, and the taps that meet padding alone, which copied windows do not
-    leave out."""
-    W, MR = int(g["out"][0, 2]), int(g["MR"][0])
-    if W < MR:
+    lines are shorter than a tile, or the last tile of each, which for most filters has MR rows, and
+    rows that crowd a set of L1, waste more than the copies take, and the taps that meet padding
+    alone, which copied windows do not leave out."""
+    W = int(g["out"][0, 2])
+    if W < g["MR"][0]:
         return True
     if g["panel_channels"][0] or g["phases"][0] > 1:
         return False

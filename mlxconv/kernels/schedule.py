@@ -147,7 +147,7 @@ def schedule_of(
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
     work = _work(g, window, layout.over_groups > 0)
-    strip, few = _blocked(p, g, layout, elements, work)
+    strip, few = _blocked(p, g, tile, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
     moved = math.prod(p.input_shape) + math.prod(p.output_shape)
     if layout.may_stream and blocking.streams(g, elements, moved):
@@ -202,14 +202,14 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
 
 
 def _blocked(
-    p: "Problem", g: np.ndarray, layout: Layout, elements: Elements, work: float
+    p: "Problem", g: np.ndarray, tile: Tile, layout: Layout, elements: Elements, work: float
 ) -> tuple[int, bool]:
     """Set the blocks; returns the elements of a strip of input, or of the windows that a block
     gathers, and whether there are few positions."""
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     shares = not (layout.over_groups or layout.by_filter)
     itemsize = np.dtype(elements.dtype).itemsize
-    gathers = blocking.gathers(g, itemsize)
+    gathers = blocking.gathers(g, tile.shape[0], itemsize)
     few = shares and blocking.meets_few(g, window, elements, gathers)
     if gathers:
         strip = blocking.gathered_blocks(g, elements, few)
