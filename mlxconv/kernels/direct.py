@@ -12,7 +12,8 @@ Layout      a tile reads MR windows, `row` elements apart, and one panel of NR f
 Registers   MR*NV accumulators + NV of a panel row + 1 broadcast: see TILES.
 Memory      lines of an output that no cache holds are asked for before a tile's sums: the stores
             behind these would wait for each, 1.2 to 1.5x the time where windows are short.  They
-            are written past the caches where these hold none of it, see outputs.py.
+            are written past the caches where these hold none of it, see outputs.py.  Of an input
+            that comes from memory, tiles of narrow groups ask for the lines of later ones.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
             whatever the tile, the block or the number of threads.
 References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008;
@@ -64,8 +65,9 @@ def tiles() -> tuple[Tile, ...]:
 
 
 @lru_cache
-def micro_kernel(MR, NV, vec, STREAMS=0):
-    """The three inner loops, around a register tile of MR positions x NV vectors."""
+def micro_kernel(MR, NV, vec, STREAMS=0, AHEAD=0):
+    """The three inner loops, around a register tile of MR positions x NV vectors; see outputs.py
+    for STREAMS.  What the group reads that is so many AHEAD, its last tap, is asked for."""
     LANES, NR = vec.lanes, NV * vec.lanes
     are_far = far_outputs(NR, STREAMS, vec)
 
@@ -83,6 +85,10 @@ def micro_kernel(MR, NV, vec, STREAMS=0):
                 l, o = (min(i, positions - MR), j) if rows_first else (min(j, positions - MR), i)
                 panel_o = panel.at + o // NR * panel.step
                 at = y.at + l * y.step + o
+                if AHEAD and runs.count > 0:
+                    x_r = x.at + l * x.step + runs.table[2 * runs.count - 2] + AHEAD * runs.length
+                    for m in static_range(MR):
+                        prefetch(vec, x.a, x_r + m * x.step)
                 if fetches:
                     for m in static_range(MR):
                         for v in static_range(NV):
@@ -126,7 +132,7 @@ def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
     narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p), _row_bytes(p, phases))
-    layout = Layout(phases=phases, narrow=narrow, may_stream=True)
+    layout = Layout(phases=phases, narrow=narrow, may_stream=True, may_read_ahead=True)
     return schedule_of(p, micro_kernel, tile, layout)
 
 

@@ -122,6 +122,9 @@ class Schedule:
         return serial(self.elements)
 
 
+GROUPS_AHEAD = 2
+
+
 class Layout(NamedTuple):
     """How the tiles of a variant lie over a problem."""
 
@@ -133,6 +136,7 @@ class Layout(NamedTuple):
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
+    may_read_ahead: bool = False  # whether there are tiles that ask for input some groups AHEAD
 
 
 def schedule_of(
@@ -152,6 +156,8 @@ def schedule_of(
     moved = math.prod(p.input_shape) + math.prod(p.output_shape)
     if layout.may_stream and blocking.streams(g, elements, moved):
         micro_kernel = partial(micro_kernel, STREAMS=1)
+    if layout.may_read_ahead and blocking.reads_ahead(g, elements):
+        micro_kernel = partial(micro_kernel, AHEAD=GROUPS_AHEAD)
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {
         field: micro_kernel(*t.shape, t.vec(elements))

@@ -142,14 +142,15 @@ def _starts_line(context, builder, sig, args):
 
 
 def prefetch(vec, a, i):
-    """Have the cache line of a[i] brought to L1, to be written; a hint, for any offset."""
+    """Have the cache line of a[i] brought to L1, to be written if it may be; a hint, for any
+    offset."""
     return
 
 
-@lowers(prefetch, lambda vec, a, i: check(vec, a, i, writes=True) and types.void)
+@lowers(prefetch, lambda vec, a, i: check(vec, a, i) and types.void)
 def _prefetch(context, builder, sig, args):
     p = pointer(context, builder, sig, args, 1, ir.IntType(8))
-    hints = [i32(1), i32(3), i32(1)]  # to write, to L1, data
+    hints = [i32(int(sig.args[1].mutable)), i32(3), i32(1)]  # whether to write, to L1, data
     intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [p, *hints])
     return context.get_dummy_value()
 

@@ -121,6 +121,7 @@ def _store(vec):
 
 def _prefetch(vec):
     def prefetch_probe(a, i, n, y, j):
+        prefetch(vec, a, i)
         prefetch(vec, y, j)
         prefetch(vec, y, j + 4096)  # a hint, wherever that is
         store(load(vec, a, i), y, j)
@@ -429,8 +430,8 @@ def test_no_memory_but_the_lanes_is_touched(compiled, word, vec, side):
 # ---------------------------------------------------------------- typing
 
 READING, WRITING = (
-    ("load", "load_n", "broadcast", "broadcast_each", "starts_line"),
-    ("store", "store_n", "prefetch", "stream"),
+    ("load", "load_n", "broadcast", "broadcast_each", "starts_line", "prefetch"),
+    ("store", "store_n", "stream"),
 )
 READ_ONLY = aligned(np.zeros(64))  # starts_line sees that
 READ_ONLY.flags.writeable = False

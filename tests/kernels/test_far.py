@@ -1,4 +1,4 @@
-"""Outputs that are written past the caches: the same bits, wherever they lie."""
+"""Arrays that no cache holds, written past the caches or read ahead: the same bits as of others."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,15 @@ STREAMED = [
 STORED = [("float32", 2, 1, 130, 3), ("float32", 40, 40, 40, 4), ("float16", 2, 1, 128, 3)]
 
 
-def streams(x, w, groups):
-    parts = plan(mlxconv.explain(x, w, groups=groups).problem).schedule.parts
+def tile_of(x, w, **parameters):
+    """The name of the micro-kernel, which says how it was made."""
+    parts = plan(mlxconv.explain(x, w, **parameters).problem).schedule.parts
     (tile,) = (part for part in parts if part.field == "tile")
-    return "STREAMS1" in tile.kernel.__name__
+    return tile.kernel.__name__
+
+
+def streams(x, w, groups):
+    return "STREAMS1" in tile_of(x, w, groups=groups)
 
 
 def large(dtype, channels, groups, filters, taps):
@@ -57,3 +62,37 @@ def test_large_outputs(dtype, channels, groups, filters, taps):
             piece = out[:, start : start + PERIOD]
             assert np.array_equal(piece, period[:, : piece.shape[1]]), start
         assert not memory[:first].any() and not memory[first + L * O :].any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "groups", "channels", "filters", "far", "ahead"),
+    [
+        ("float32", 12, 18, 20, True, True),
+        ("float64", 12, 16, 20, True, True),
+        ("float16", 12, 18, 20, True, False),
+        ("float32", 12, 18, 20, False, False),
+        ("float32", 12, 40, 20, True, False),
+        ("float64", 12, 17, 20, True, False),
+        ("float32", 1, 18, 20, True, False),
+    ],
+)
+@pytest.mark.parametrize(("stride", "dilation", "padding"), ((1, 1, 1), (3, 2, 0), (1, 5, 12)))
+def test_input_of_later_groups(
+    monkeypatch, dtype, groups, channels, filters, far, ahead, stride, dilation, padding
+):
+    """It is asked for where groups are narrow and the input is far, behind its end as well; the
+    outputs are what they are without."""
+    rng = np.random.default_rng(1)
+    x = integer_array(rng, (2, 90, groups * channels), dtype)
+    w = integer_array(rng, (groups * filters, 4, channels), dtype)
+    parameters = dict(stride=stride, dilation=dilation, padding=padding, groups=groups)
+    expected = mlxconv.conv1d(x, w, variant="reference", **parameters)
+    monkeypatch.setattr(processor, "far_bytes", lambda: x.nbytes // 2 if far else 2 * x.nbytes)
+    plan.cache_clear()
+    try:
+        is_direct = plan(mlxconv.explain(x, w, **parameters).problem).variant == "direct"
+        assert is_direct and ("AHEAD2" in tile_of(x, w, **parameters)) == ahead
+        q = mlxconv.Conv1d(w, **parameters)
+        assert np.array_equal(q(x), expected)
+    finally:
+        plan.cache_clear()
