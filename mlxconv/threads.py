@@ -130,7 +130,8 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         panels: np.ndarray | None = None,
         workers: int | None = None,
     ) -> int:
-        if chunks > 1 and not are_all(workers):  # what is a launch for all may be more for fewer
+        if workers is not None and chunks > 1 and not are_all(workers):
+            # what is one launch for all may be several for fewer
             return run(schedule, geometry, (x, w, y), workers, panels)
         try:
             space = kept.pop()  # workspace.borrow, without a call of it
@@ -138,13 +139,12 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
             space = workspace.borrow(schedule, chunks, kept)
         own, scratch, runs, counters = space
         own = own if panels is None else panels
-        if chunks == 1 or _forked or not _busy.acquire(blocking=False):
+        if chunks == 1 or _forked or not _busy.acquire(False):
             suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)
         else:
             try:
-                together = parallel(schedule.elements)  # not before: to load it starts threads
                 arrays = geometry, x, w, y, own, scratch, runs, counters
-                suspect = together(*arrays, last, end, 0, ALL_JOBS, chunks)
+                suspect = schedule.on_threads(*arrays, last, end, 0, ALL_JOBS, chunks)
             finally:
                 _busy.release()
         kept.append(space)

@@ -8,6 +8,7 @@ import pytest
 import mlxconv
 from mlxconv import threads as launcher
 from mlxconv.dispatch import plan
+from mlxconv.kernels import schedule as schedules
 
 X, W = np.ones((1, 5000, 32), np.float32), np.ones((20, 3, 32), np.float32)  # worth sharing
 
@@ -144,9 +145,10 @@ def test_the_threads_of_what_is_bound(monkeypatch, threads, launched):
         return lambda *arguments: launches.append(arguments[-1]) or launch(*arguments)
 
     monkeypatch.setattr(launcher, "parallel", spy)
+    monkeypatch.setattr(schedules, "parallel", spy)
     monkeypatch.setattr(launcher, "default_threads", lambda: 2)
     monkeypatch.setattr(launcher.numba.config, "NUMBA_NUM_THREADS", 2)
-    schedule = plan(mlxconv.explain(X[:, :200], W).problem).schedule
+    schedule = plan.__wrapped__(mlxconv.explain(X[:, :200], W).problem, None).schedule
     at_once = launcher.bound(schedule, schedule.compile())
     y = np.zeros((1, 198, 20), np.float32)
     assert not at_once(X[:, :200], W, y, None, threads)
