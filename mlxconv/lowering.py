@@ -8,7 +8,7 @@ import numpy as np
 
 from mlxconv.arrays import BITS, REAL_OF, Memory, dtype_named, memory_of
 from mlxconv.kernels.elements import converted
-from mlxconv.kernels.geometry import copy_of, set_filter_layout, set_input_layout
+from mlxconv.kernels.layouts import copy_of, set_filter_layout, set_input_layout
 from mlxconv.kernels.schedule import Schedule
 
 if TYPE_CHECKING:

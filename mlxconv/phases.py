@@ -25,7 +25,7 @@ from mlxconv import threads
 from mlxconv.arrays import REAL_OF
 from mlxconv.fft import FourierPlan
 from mlxconv.forks import cached_property
-from mlxconv.kernels.geometry import copy_of, set_output_layout, strides_of
+from mlxconv.kernels.layouts import copy_of, set_output_layout, strides_of
 from mlxconv.kernels.schedule import Schedule, Step
 from mlxconv.lowering import elements_of
 from mlxconv.plan import Packed, Plan, Planned

@@ -15,7 +15,6 @@ MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, MLXCONV_NUM_THREA
 
 import math
 import os
-import queue
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,6 +30,7 @@ from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
+from mlxconv.pool import Pool
 
 # Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 10 us
 # under omp and tbb with threads that spin, where a launch takes 5 us all told, and 300 us where
@@ -241,41 +241,6 @@ def _on_pool(
             share_out(counters, c, chunks, lo, top)
         _pool.run(work, chunks)
     return int(counters[SUSPECT])
-
-
-class Pool:
-    """Daemon threads that wait for work; the calling thread does its share."""
-
-    def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Callable[[int], None], int, Any]] = queue.SimpleQueue()
-        self._workers = 0
-
-    def run(self, work: Callable[[int], None], chunks: int) -> None:
-        """work(0), ..., work(chunks - 1), at the same time; the first exception is raised."""
-        while self._workers < chunks - 1:
-            threading.Thread(target=self._serve, daemon=True, name="mlxconv").start()
-            self._workers += 1
-        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        for c in range(1, chunks):
-            self._tasks.put((work, c, done))
-        errors = [_attempt(work, 0)]
-        errors += [done.get() for _ in range(1, chunks)]
-        for error in errors:
-            if error is not None:
-                raise error
-
-    def _serve(self) -> None:
-        while True:
-            work, c, done = self._tasks.get()
-            done.put(_attempt(work, c))
-
-
-def _attempt(work: Callable[[int], None], c: int) -> BaseException | None:
-    try:
-        work(c)
-    except BaseException as error:
-        return error
-    return None
 
 
 _busy = threading.Lock()  # held while a call of ours runs in parallel

@@ -321,7 +321,7 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
         splits = p.groups == p.C == p.O and p.O % (parts * lanes) == 0 and dtype != "complex64"
         if (parts > 1 and not splits) or (in_place and not may_stay):
             continue
-        monkeypatch.setattr(blocking, "sharings", lambda *_, s=(lines, parts, in_place): [s])
+        monkeypatch.setattr(sharing, "sharings", lambda *_, s=(lines, parts, in_place): [s])
         plan.cache_clear()
         found = plan(p)
         blocks.add(found.schedule.split)

@@ -1,7 +1,7 @@
 """How large the blocks are that jobs compute: of lines, of positions, of groups and of panels."""
 
 import math
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,7 +9,9 @@ from mlxconv import processor
 from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import STAYS_ALIGNED
-from mlxconv.kernels.window import strip_elements
+
+if TYPE_CHECKING:
+    from mlxconv.problem import Problem
 
 
 def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
@@ -67,6 +69,12 @@ def whole_windows(L: int, W: int, K: int, stride: int, dilation: int, padding: i
     """The positions of a line of W whose windows lie inside the input."""
     lo = min(W, max(0, -(-padding // stride)))
     return max(0, min(W, (L - 1 - (K - 1) * dilation + padding) // stride + 1) - lo)
+
+
+def meets_padding(p: "Problem") -> bool:
+    """Whether some window of `p` reaches past the ends of an axis."""
+    axes = zip(p.L, p.output_L, p.K, p.stride, p.kernel_dilation, p.padding_lo, strict=True)
+    return any(whole_windows(*axis) < axis[1] for axis in axes)
 
 
 GATHER_FLOP = 35  # per element, and for what its blocks, of fewer positions, read again
@@ -133,9 +141,9 @@ BLOCK_FLOP = 2e5  # what a tile could do in the time that a block takes to begin
 
 def line_blocks(
     g: np.ndarray, window: int, elements: Elements, flop: float, few: bool = False
-) -> int:
-    """Set the blocks of positions, groups and panels; returns the elements of a strip of input.
-    With `few` positions it is the panels that are shared out."""
+) -> None:
+    """Set the blocks of positions, groups and panels.  With `few` positions it is the panels that
+    are shared out."""
     W, MR, NR = int(g["out"][0, 2]), int(g["MR"][0]), int(g["NR"][0])
     groups, panels = int(g["groups"][0]), int(g["panels"][0])
     itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
@@ -158,90 +166,6 @@ def line_blocks(
     if few:
         shares = min(-(-4 * processor.cores() // (groups * panels)), int(g["tiles"][0]))
         g["blocks"] = max(shares, -(-W // positions))
-    lines, parts, in_place = min(sharings(g, itemsize), key=lambda s: _cycles(g, elements, *s))
-    g["in_place"] = in_place
-    g["line_blocks"] = -(-int(g["out"][0, 1]) // lines)
-    if parts > 1:
-        in_parts(g, parts)
-    return strip_elements(g, lines, block_rows(g, True))
-
-
-# The time of a block of lines, in cycles of one core.  Fitted to 414 measured choices for 30
-# depthwise problems on two cores with AVX-512, where the choice of the least is 1 % from the best.
-MULTIPLY_ADD = 0.8  # of vectors; depthwise a window that shares no rows with the next takes
-APART = 1.4  # that long, since each operand is loaded
-TILE = 12  # beside those
-COPY = 3.5  # of a vector to a strip; four times as long where the type is converted
-ROW = 4  # of a strip that is apart from the one before
-PART = 1500  # to begin a part of a block
-EDGE = 3.0  # a multiply-add of a position that comes by itself
-LINE = 200  # to begin the positions of a line that are read in place, or one of them
-LAST = 0.2  # blocks that some worker waits for in the end
-
-LINES = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 56)
-LEAST_CHANNELS = 96  # of a part, lest rows be too short
-
-
-def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int, bool]]:
-    """(lines of a block, parts of the channels, in place): the ways to share out an image.
-
-    Blocks of several lines copy the input that these share once.  Channels of a depthwise problem
-    are split where strips of all of them leave no room for lines; nothing is copied where its lines
-    are read in place."""
-    H, filters, NR = int(g["out"][0, 1]), int(g["O"][0]), int(g["NR"][0])
-    ways = (False, True) if g["in_place"][0] else (False,)
-    yield from ((1, 1, in_place) for in_place in ways)
-    splits = g["panel_channels"][0] and g["stays"][0] and filters % NR == 0
-    most = filters // LEAST_CHANNELS if splits else 1
-    choices = {-(-H // -(-H // n)) for n in LINES if H > 1}  # blocks of one size
-    strips = {lines: strip_elements(g, lines, block_rows(g, True)) for lines in choices - {1}}
-    for parts in range(1, max(1, most) + 1):
-        if parts == 1 or filters % (parts * NR) == 0:
-            for lines, strip in strips.items():
-                if strip // parts * itemsize <= processor.caches().L2_bytes // 2:
-                    yield from ((lines, parts, in_place) for in_place in ways)
-
-
-def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place: bool) -> float:
-    """What a sharing takes, all told, on all cores."""
-    H = int(g["out"][0, 1])
-    names = ("L", "out", "K", "stride", "dilation", "padding")
-    L, W, K, stride, dilation, padding = (int(g[name][0, 2]) for name in names)
-    MR, blocks, rows = int(g["MR"][0]), int(g["blocks"][0]), block_rows(g, True)
-    lanes = processor.vector_bytes() // np.dtype(elements.dtype).itemsize
-    vectors = max(1, int((g["panels"] * g["NR"])[0]) // lanes)
-    apart = g["panel_channels"][0] and g["tap_block"][0] == 1
-    window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
-    tile = vectors * (TILE + MR * window * (APART if apart else MULTIPLY_ADD))
-    strip = strip_elements(g, lines, rows) / parts
-    copies = strip / lanes * COPY * (4 if elements.converts else 1)
-    if parts > 1:
-        copies += ROW * strip * parts / int(g["width"][0])
-    ends = W - whole_windows(L, W, K, stride, dilation, padding)
-    if g["stays"][0] and not elements.converts:
-        if ends == 0:
-            copies = 0.0
-        elif lines == 1:
-            copies = min(copies, 2 * tile + 2 * PART)
-    if in_place:
-        middle = rows - ends if rows - ends >= MR else 0
-        by_itself = LINE + vectors / parts * window * EDGE
-        line = LINE + -(-middle // MR) * tile / parts + (rows - middle) * by_itself
-        block = lines * line + PART
-    else:
-        block = lines * -(-rows // MR) * tile / parts + copies + PART
-    images = int((g["N"] * g["out"][0, 0] * g["group_blocks"] * g["panel_blocks"])[0])
-    jobs = images * -(-H // lines) * blocks * parts
-    return block * (-(-jobs // processor.cores()) + LAST)
-
-
-def in_parts(g: np.ndarray, parts: int) -> None:
-    """Split the channels of a geometry over groups: every part is a group of its own."""
-    filters = int(g["O"][0]) // parts
-    g["groups"] = g["group_blocks"] = parts
-    g["O"] = filters
-    g["channels"] = g["width"] = g["group_channels"] = int(g["channels"][0]) // parts
-    g["panels"] = filters // int(g["NR"][0])
 
 
 def window_pitch(g: np.ndarray, elements: Elements) -> int:

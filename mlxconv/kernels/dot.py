@@ -23,8 +23,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
+from mlxconv.kernels.blocking import meets_padding
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import SUSPECT, geometry_of
+from mlxconv.kernels.geometry import SUSPECT
+from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.schedule import (
     Layout,
     Schedule,
@@ -32,7 +34,6 @@ from mlxconv.kernels.schedule import (
     Tile,
     itemsize_of,
     lanes_of,
-    meets_padding,
     schedule_of,
 )
 from mlxconv.kernels.window import gathers

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 
 from mlxconv import processor
 from mlxconv.kernels import grouped
-from mlxconv.kernels.blocking import in_parts
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import across_groups, geometry_of
+from mlxconv.kernels.layouts import across_groups, geometry_of, in_parts
 from mlxconv.kernels.outer import Work, over_blocks, range_kernel
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.simd.static import kernel, registers, static_range

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.geometry import geometry_of
+from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.schedule import Schedule, Step
 from mlxconv.simd.static import kernel
 

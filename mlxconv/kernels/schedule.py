@@ -21,14 +21,14 @@ from mlxconv.kernels.geometry import (
     OUTPUTS,
     OVERLAPS,
     SLIDES,
-    across_groups,
     block_call,
-    geometry_of,
     pack_call,
     range_call,
 )
+from mlxconv.kernels.layouts import across_groups, in_phases
 from mlxconv.kernels.loops import blocks, gathered, runs_block, runs_lines, tile_call
 from mlxconv.kernels.packing import packers, packs
+from mlxconv.kernels.sharing import share_lines
 from mlxconv.kernels.window import strip_copies, strips_call
 from mlxconv.simd.address import address_of
 from mlxconv.simd.vector import vec_of
@@ -178,7 +178,7 @@ def schedule_of(
     panel_bytes = panels * np.dtype(elements.dtype).itemsize
     alone = few or parts >= processor.cores() or _packs_alone(panel_bytes, packing.flop, work)
     own = _scratch(g, strip, vec.lanes)
-    suspects = layout.phases > 1 or meets_padding(p)
+    suspects = layout.phases > 1 or blocking.meets_padding(p)
     if suspects:
         few = math.prod(p.output_shape) < panels or layout.phases > 1  # which may pad filters
         g["checks"] = OUTPUTS if few else FILTERS
@@ -228,10 +228,11 @@ def _blocked(
         if layout.edge:
             blocking.stay_or_copy(g, lanes_of(p), itemsize)
         g["in_place"] = layout.edge is not None and g["stays"] and not elements.converts
-        strip = blocking.line_blocks(g, window, elements, work, few)
+        blocking.line_blocks(g, window, elements, work, few)
+        strip = share_lines(g, elements)
     if few:
         panel_bytes = window * int(g["NR"][0]) * itemsize
-        copies = not gathers and (elements.converts or meets_padding(p))
+        copies = not gathers and (elements.converts or blocking.meets_padding(p))
         x_bytes = p.N * math.prod(p.L) * p.C * itemsize
         g["panel_blocks"] = blocking.panel_blocks(g, panel_bytes, x_bytes if copies else 0)
     if layout.over_groups:
@@ -310,30 +311,3 @@ def itemsize_of(p: "Problem") -> int:
 def lanes_of(p: "Problem") -> int:
     """Elements of a vector of the arithmetic's type."""
     return processor.vector_bytes() // itemsize_of(p)
-
-
-def in_phases(p: "Problem", phases: int) -> np.ndarray:
-    """The geometry of `p` with rows of `phases` positions each, every filter once per phase."""
-    if phases == 1:
-        return geometry_of(p)
-    *outer, stride = p.stride
-    taps = p.K[-1] + (phases - 1) * stride
-    rows = p._replace(O=p.O * phases, K=(*p.K[:-1], taps), stride=(*outer, stride * phases))
-    g = geometry_of(rows)
-    g["phases"], g["banks"], g["tail"] = phases, phases, p.output_L[-1] % phases
-    g["bank_rows"], g["weights"] = stride * p.C, p.K[-1] * p.C
-    own = geometry_of(p)
-    for name in ("w_filter", "w_step", "y_image", "y_step"):  # filters and outputs are those of `p`
-        g[name] = own[name]
-    g["y_step"][0, 2] *= phases
-    g["w_run"] = g["weights"]
-    return g
-
-
-def meets_padding(p: "Problem") -> bool:
-    """Whether some window of `p` reaches past the ends of an axis."""
-    axes = zip(p.L, p.output_L, p.stride, p.window, p.padding_lo, strict=True)
-    return any(
-        padding > 0 or (positions - 1) * stride + window - padding > L
-        for L, positions, stride, window, padding in axes
-    )
