@@ -11,7 +11,7 @@ from hypothesis import given, settings
 import mlxconv
 from mlxconv import threads
 from mlxconv.dispatch import plan
-from mlxconv.kernels import blocking
+from mlxconv.kernels import blocking, sharing
 from mlxconv.kernels.schedule import lanes_of
 from mlxconv.lowering import as_real
 from mlxconv.phases import phases_of
@@ -316,8 +316,8 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
     blocks, lanes = set(), lanes_of(as_real(p))
     may_stay = p.groups == p.C == p.O and dtype in ("float32", "float64")
     whole = (1, 2, 3, 99)
-    for sharing in (*((n, 1, False) for n in whole), *((n, 1, True) for n in whole), *IN_PARTS):
-        lines, parts, in_place = min(sharing[0], p.output_L[-2]), *sharing[1:]
+    for choice in (*((n, 1, False) for n in whole), *((n, 1, True) for n in whole), *IN_PARTS):
+        lines, parts, in_place = min(choice[0], p.output_L[-2]), *choice[1:]
         splits = p.groups == p.C == p.O and p.O % (parts * lanes) == 0 and dtype != "complex64"
         if (parts > 1 and not splits) or (in_place and not may_stay):
             continue
@@ -326,7 +326,7 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
         found = plan(p)
         blocks.add(found.schedule.split)
         for workers in (1, 2):
-            assert np.array_equal(found.run(x, w, workers), exact), sharing
+            assert np.array_equal(found.run(x, w, workers), exact), choice
     plan.cache_clear()
     assert len(blocks) > 1 or not found.schedule.by_line
 
