@@ -81,15 +81,16 @@ def real_view(a: np.ndarray) -> np.ndarray:
     return a.view(REAL_OF[a.dtype.name])
 
 
-def aligned_empty(size: int, dtype: str) -> np.ndarray:
-    """`size` uninitialised elements that start at a cache line, so that no vector straddles two.
+def aligned_empty(size: int, dtype: str, boundary: int = CACHE_LINE_BYTES) -> np.ndarray:
+    """`size` uninitialised elements that start at a cache line, so that no vector straddles two, or
+    at a multiple of as many bytes.
 
     Panels that do not made `direct` 10 to 20 % slower."""
     if size == 0:
         return np.empty(0, dtype)
     itemsize = np.dtype(dtype).itemsize
-    memory = np.empty(size * itemsize + CACHE_LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE_BYTES
+    memory = np.empty(size * itemsize + boundary, np.uint8)
+    start = -memory.ctypes.data % boundary
     return memory[start : start + size * itemsize].view(dtype)
 
 

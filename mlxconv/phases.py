@@ -183,7 +183,7 @@ class PhasedPlan(Planned):
     """The plans of all phases of a problem; what people see of it is that with most work."""
 
     def __init__(self, problem: "Problem", parts: tuple[Part, ...]) -> None:
-        super().__init__(problem)
+        super().__init__(problem, any(part.plan.over_groups for part in parts))
         self.parts = parts
         self.largest = max((part.plan for part in parts), key=lambda plan: plan.problem.flop)
         self.variant, self.refused = self.largest.variant, self.largest.refused

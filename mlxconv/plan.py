@@ -9,6 +9,7 @@ import numpy as np
 from mlxconv import recycling, threads
 from mlxconv.arrays import REAL_OF, Memory, dtype_named, lying, memory_of, real_view
 from mlxconv.forks import cached_property
+from mlxconv.kernels.entry import addresses
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.lowering import as_lines, as_real, elements_of, laid_out, real_filters
@@ -25,18 +26,20 @@ TURNED_BYTES = 1 << 16  # the same where filters are neighbours, and channels ar
 class Planned:
     """What every plan knows: its problem, and the shape, type and memory of the result."""
 
-    def __init__(self, problem: "Problem") -> None:
+    def __init__(self, problem: "Problem", over_groups: bool = False) -> None:
         self.problem = problem  # as asked
+        self.over_groups = over_groups  # whether what is read is soon followed by a write
         self.output_shape = problem.output_shape
         self.dtype = dtype_named(problem.dtype)
         self.output_elements = math.prod(self.output_shape)
-        self.new_output = recycling.maker(self.output_shape, self.dtype)
+        places = addresses if over_groups else None
+        self.new_output = recycling.maker(self.output_shape, self.dtype, places)
         self.is_real = problem.dtype not in REAL_OF
 
     def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         """`out` if the result of `x` and `w` may be written there, or new memory."""
         if out is None:
-            return self.new_output()
+            return self.new_output(x)
         return checked_output(out, self.output_shape, self.dtype, x, w)
 
     def reads(self, w: np.ndarray) -> bool:
@@ -86,7 +89,7 @@ class Plan(Planned):
         schedule: Schedule,
         refused: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        super().__init__(problem)
+        super().__init__(problem, bool(schedule.geometry["panel_channels"][0]))
         self.variant = variant
         self.schedule = schedule
         self.refused = refused  # the earlier rows of the table, and why not they
@@ -115,7 +118,7 @@ class Plan(Planned):
         """The convolution of `x` with `w`, on at most `workers` threads, in `out` if it is given.
 
         What is made of the filters is kept in `packed`, and found there the next time."""
-        y = self.new_output() if out is None else self.output(out, x, w)
+        y = self.new_output(x) if out is None else self.output(out, x, w)
         found: tuple[np.ndarray | None, bool] | None = NOT_PACKED
         if packed is not None and self.schedule.panels:
             found = packed.panels.get(self.schedule.layout)

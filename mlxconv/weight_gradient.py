@@ -128,7 +128,7 @@ class Sums:
 
     def run(self, x: np.ndarray, dy: np.ndarray, workers: int | None) -> tuple[np.ndarray, bool]:
         """The gradient, and whether some NaN may be of a zero's making; `dy` is contiguous."""
-        parts = self._new()
+        parts = self._new(x)
         if x.flags.c_contiguous and (at_once := self._bound):
             suspect = bool(at_once(x, dy, parts, None, workers))
         else:

@@ -9,6 +9,7 @@ import pytest
 
 import mlxconv
 from mlxconv import recycling
+from mlxconv.kernels.entry import addresses
 from tests import helpers
 
 RNG = np.random.default_rng(0)
@@ -151,6 +152,27 @@ def test_memory_is_used_again_when_nobody_holds_it():
     del view
     assert large().ctypes.data == place
     assert large()[:4].flags.writeable
+
+
+@pytest.mark.parametrize("transposed", (False, True))
+@pytest.mark.parametrize("shift", (0, 4, 5, 200, 1023))
+def test_where_results_lie_in_a_page(transposed, shift):
+    """Before their input, at the start of a cache line, lest its loads wait for their stores."""
+    x = np.ones(160 * 128 + 1024, np.float32)[shift : shift + 160 * 128].reshape(1, 160, 128)
+    w = np.ones((128, 3, 1), np.float32)
+    call = mlxconv.conv_transpose1d if transposed else mlxconv.conv1d
+    for _ in range(3):
+        y = call(x, w, 1 + transposed, groups=128)
+        before = (x.ctypes.data - y.ctypes.data) % recycling.PAGE_BYTES
+        assert y.nbytes >= recycling.LEAST_BYTES and y.ctypes.data % 64 == 0
+        assert 0 <= before - recycling.BEFORE_BYTES < 64
+
+
+def test_addresses():
+    """Also of arrays that are not contiguous."""
+    x = np.zeros((4, 5, 6), np.complex64)
+    for a in (x, x[1:], x[:, 2::2], x[::-1], x[0, 0, 3:], np.zeros(0)):
+        assert addresses()(a) == a.ctypes.data
 
 
 def test_the_memory_kept_is_limited():
