@@ -79,7 +79,7 @@ def maker(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """What makes such arrays for the results of an input.  All but the smallest start at a cache
     line, since vectors that straddle two are written at half the speed; and where loads might wait
-    for stores, before their input in a page: it is asked where that lies what `addresses` gives."""
+    for stores, before the input in a page: what `addresses` returns tells where that starts."""
     empty, size = np.empty, math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
         return lambda x: empty(shape, dtype)

@@ -127,7 +127,7 @@ class Schedule:
         return parallel(self.elements)
 
 
-GROUPS_AHEAD = 2
+GROUPS_AHEAD = 2  # of the one that is read, when input is asked for: the next comes too late
 
 
 class Layout(NamedTuple):
