@@ -19,6 +19,8 @@ Layout      a panel holds the filters of as many groups as fit into a vector, an
                 row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
 
 Registers   MR accumulators + TAPS rows of a panel + 1 row of x
+Memory      what later channels read is loaded while earlier ones are stored: addresses of the two
+            must not look alike, see recycling.py.
 Order       every output is one chain of multiply-adds over lines of taps, blocks of TAPS taps,
             channels and taps in order; blocks are counted from the first tap of a line, whether
             or not it meets the input, lest the order depend on where a position lies.

@@ -51,9 +51,9 @@ found = {}
 for row in VARIANTS:
     if not hasattr(row.kernel, "tiles"):
         continue
-    ways = {"": {}}
-    if "STREAMS" in inspect.signature(row.kernel.micro_kernel).parameters:
-        ways["streams "] = {"STREAMS": 1}
+    takes = inspect.signature(row.kernel.micro_kernel).parameters
+    flags = [flag for flag in ("STREAMS", "AHEAD", "BESIDE") if flag in takes]
+    ways = {"": {}, **{f"{flag.lower()} ": {flag: 1} for flag in flags}}
     for dtype in ("float32", "float64"):
         vec = vec_of(dtype, processor.vector_bytes())
         half = vec.lanes // 2

@@ -74,6 +74,19 @@ def test_bits(shape, filters, parameters):
     assert many.tobytes() == y.tobytes() * 5
 
 
+@pytest.mark.parametrize("filters", (1, 2, 3, 4))
+@pytest.mark.parametrize("length", (9, 14, 15, 47))
+def test_outputs_that_lie_apart(filters, length):
+    """Those of a transposed convolution, whose phases write between each other's, are as exact as
+    those that lie side by side."""
+    rng = np.random.default_rng(filters)
+    x, w = (integer_array(rng, s, "float32", 2) for s in ((2, length, LANES), (filters, 4, LANES)))
+    for stride in (1, 2, 3):
+        y = mlxconv.conv_transpose1d(x, w, stride, 1, variant="dot")
+        slow = mlxconv.conv_transpose1d(x, w, stride, 1, variant="reference")
+        assert np.array_equal(y, slow)
+
+
 def test_infinite_filters_that_meet_padding():
     x, w = np.ones((1, 20, LANES), np.float32), np.ones((2, 3, LANES), np.float32)
     w[1, 0] = np.inf
