@@ -115,7 +115,8 @@ def packers(elements, vec):
         first = min(first, g.O - g.NR) if g.overlaps else first
         source += group * (g.w_group if g.w_group else O * g.w_filter)
         if NR == 1 and g.w_channel == 1 and not g.w_turned:
-            pack_rows(w, source + first * g.w_filter, 0, panels, to, 1, g.w_run, g.w_run)
+            source += first // O * g.w_bank + first % O * g.w_filter
+            pack_rows(w, source, 0, panels, to, 1, g.w_run, g.w_run)
             return
         if g.w_filter == 1 and g.banks == 1 and (g.w_channel != 1 or g.w_run == 1):
             pack_rows(w, source + first, g.w_channel, panels, to, g.w_run, NR, filters)
