@@ -1,12 +1,11 @@
 """Problems and arrays as kernels see them: real, of flat memory, with as few axes as will do."""
 
 import math
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlxconv.arrays import BITS, REAL_OF, Memory, dtype_named, memory_of
+from mlxconv.arrays import REAL_OF, Memory, dtype_named, memory_of
 from mlxconv.kernels.elements import converted
 from mlxconv.kernels.layouts import copy_of, set_filter_layout, set_input_layout
 from mlxconv.kernels.schedule import Schedule
@@ -87,15 +86,3 @@ def laid_out(
         geometry = copy_of(given) if geometry is given else geometry
         set_filter_layout(geometry, filters.offset, filters.strides, leading)
     return geometry
-
-
-def elements_of(out: np.ndarray) -> np.ndarray:
-    """The output as kernels write it: flat; half types as bits, complex ones as pairs."""
-    kept, flat = _kept_as(out.dtype), out.reshape(-1)
-    return flat if kept is None else flat.view(kept)
-
-
-@lru_cache  # NumPy takes 4 us to say the name of a type
-def _kept_as(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
-    name = BITS.get(dtype.name) or REAL_OF.get(dtype.name)
-    return np.dtype(name) if name else None

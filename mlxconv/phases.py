@@ -27,7 +27,6 @@ from mlxconv.fft import FourierPlan
 from mlxconv.forks import cached_property
 from mlxconv.kernels.layouts import copy_of, set_output_layout, strides_of
 from mlxconv.kernels.schedule import Schedule, Step
-from mlxconv.lowering import elements_of
 from mlxconv.plan import Packed, Plan, Planned
 
 if TYPE_CHECKING:
@@ -212,10 +211,9 @@ class PhasedPlan(Planned):
         if at_once and not at_once(x, w, y, None, workers):
             return y
         w = self._turned(w)
-        flat = elements_of(y)
         for i, (weave, plan, schedule) in enumerate(self.parts):
             taps, own = weave.filters(w), None if packed is None else packed.part(i)
-            if plan.weave(schedule, x, taps, flat, workers, own):
+            if plan.weave(schedule, x, taps, y, workers, own):
                 rows = weave.rows(self.problem, y)
                 part = plan.run(x, taps, workers, None, own)
                 rows[...] = part.view(rows.dtype)[..., 0]

@@ -12,7 +12,7 @@ from mlxconv.forks import cached_property
 from mlxconv.kernels.entry import addresses
 from mlxconv.kernels.reference import mending
 from mlxconv.kernels.schedule import Schedule
-from mlxconv.lowering import as_lines, as_real, elements_of, laid_out, real_filters
+from mlxconv.lowering import as_lines, as_real, laid_out, real_filters
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -71,7 +71,7 @@ class Planned:
         workers: int | None,
         packed: "Packed | None",
     ) -> bool:
-        """Compute by `schedule`, which says where in flat memory `y` the outputs go, if there is
+        """Compute by `schedule`, which says where in the memory of `y` the outputs go, if there is
         one; whether `run` is still to be called, and its result copied there."""
         return True
 
@@ -125,15 +125,14 @@ class Plan(Planned):
         if found and self.are_usual(x, w) and (at_once := self._bound):
             panels, suspect = found
             if (at_once(x, w, y, panels, workers) or suspect) and self.schedule.suspects:
-                self._mend((elements_of(x), None, elements_of(w)), elements_of(y), workers)
+                self._mend((x, None, w.reshape(-1)), y, workers)
             return y
         if self.is_empty:
             y[...] = 0
             return y
-        flat = elements_of(y)
         operands = self._operands(x, w, packed)
-        if self._launch(self.schedule, operands, flat, workers, packed):
-            self._mend(operands, flat, workers)
+        if self._launch(self.schedule, operands, y, workers, packed):
+            self._mend(operands, y, workers)
         return y
 
     @cached_property
@@ -162,12 +161,12 @@ class Plan(Planned):
     def _operands(self, x: np.ndarray, w: np.ndarray, packed: "Packed | None") -> "_Operands":
         """The input and the filters as kernels see them."""
         if self.are_usual(x, x):
-            flat, layout = elements_of(x), None
+            flat, layout = x, None
         else:
             layout = memory_of(real_view(np.ascontiguousarray(x) if self._merges else x))
             flat = layout.flat
         if self.are_usual(w, w):
-            return flat, layout, elements_of(w)
+            return flat, layout, w.reshape(-1)
         if packed is None and self.reads(w):
             return flat, layout, w
         filters = None if packed is None else packed.filters.get(self.problem.dtype)
@@ -180,7 +179,7 @@ class Plan(Planned):
     def _filters(self, w: np.ndarray) -> np.ndarray:
         """Those that lie in any order, as flat memory of the result's real type."""
         if self.is_real and w.dtype is self.dtype and w.flags.aligned:
-            return elements_of(np.ascontiguousarray(w))
+            return np.ascontiguousarray(w).reshape(-1)
         return real_filters(w, self.problem)
 
     def reads(self, w: np.ndarray) -> bool:

@@ -133,7 +133,7 @@ class Sums:
             suspect = bool(at_once(x, dy, parts, None, workers))
         else:
             memory, sums = memory_of(x), self.schedule
-            arrays = memory.flat, dy.ravel(), parts.ravel()
+            arrays = memory.flat, dy, parts
             suspect = threads.run(sums, laid_out(sums, memory), arrays, workers)
         dw: np.ndarray = parts if self.pieces == 1 else parts.sum(axis=0)
         return dw, suspect and self.schedule.suspects

@@ -158,10 +158,10 @@ def schedule_of(
     work = _work(g, window, layout.over_groups > 0)
     strip, few = _blocked(p, g, tile, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
-    moved = math.prod(p.input_shape) + math.prod(p.output_shape)
-    if layout.may_stream and blocking.streams(g, elements, moved):
+    read, written = math.prod(p.input_shape), math.prod(p.output_shape)
+    if layout.may_stream and blocking.streams(g, elements, read + written):
         micro_kernel = partial(micro_kernel, STREAMS=1)
-    if layout.may_read_ahead and blocking.reads_ahead(g, elements):
+    if layout.may_read_ahead and blocking.reads_ahead(g, elements, read):
         micro_kernel = partial(micro_kernel, AHEAD=GROUPS_AHEAD)
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {
@@ -180,7 +180,7 @@ def schedule_of(
     own = _scratch(g, strip, vec.lanes)
     suspects = layout.phases > 1 or blocking.meets_padding(p)
     if suspects:
-        few = math.prod(p.output_shape) < panels or layout.phases > 1  # which may pad filters
+        few = written < panels or layout.phases > 1  # which may pad filters
         g["checks"] = OUTPUTS if few else FILTERS
     return Schedule(
         elements,
