@@ -81,6 +81,7 @@ class FourierPlan(Planned):
         _check_finite("input", x)
         _check_finite("weight", w)
         y = self.output(out, x, w)
+        w = w.reshape(self.problem.weight_shape)  # those of several phases, one behind the other
         at_once, filters = max(1, CHUNK // self.size), self.problem.O
         with np.errstate(over="ignore"):  # float16 ends at 65504, and so do sums in kernels
             for first in range(0, filters, at_once):

@@ -233,7 +233,8 @@ class PhasedPlan(Planned):
                 return None
             schedules.append(schedule)
             geometries.append(plan.reading(schedule, taps, base))
-        return threads.bound(_joined(schedules), np.concatenate(geometries))
+        joined = np.concatenate(geometries).view(type(geometries[0]))  # records, without a JIT
+        return threads.bound(_joined(schedules), joined)
 
     def _turned(self, w: np.ndarray) -> np.ndarray:
         """The filters as the parts are to see them."""

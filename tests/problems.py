@@ -61,7 +61,8 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw, ranks=(1,), dilated_input=True):
-    """Small problems of every kind: dense, grouped, depthwise, strided, dilated, cropped."""
+    """Small problems of every kind: dense, few filters on vectors of channels, grouped, depthwise,
+    strided, dilated, cropped."""
     rank = draw(st.sampled_from(ranks))
     small = 1 if rank == 1 else 2  # divides extents, so that two and three axes stay small
     groups, C, O = draw(channels())
@@ -81,6 +82,8 @@ def channels(draw):
         return 1, draw(st.integers(0, 20)), draw(st.integers(1, 40))
     if draw(st.booleans()):
         return draw(st.integers(2, 40)), 1, draw(st.integers(1, 9))  # depthwise
+    if draw(st.booleans()):
+        return draw(st.integers(1, 3)), draw(st.sampled_from((16, 32))), draw(st.integers(1, 4))
     return draw(st.integers(2, 20)), draw(st.integers(1, 9)), draw(st.integers(1, 19))
 
 
@@ -112,10 +115,13 @@ def _random_case(rng, ranks):
 
     rank = pick(*ranks)
     small = 1 if rank == 1 else 2
-    kind = between(0, 3)
-    groups = 1 if kind < 2 else between(2, 40 if kind == 2 else 20)
-    C = 1 if kind == 2 else between(1, 20 if kind < 2 else 9)
-    O = between(1, 40 if kind < 2 else 9)
+    groups, C, O = pick(
+        (1, between(1, 20), between(1, 40)),
+        (1, between(1, 20), between(1, 40)),
+        (between(2, 40), 1, between(1, 9)),  # depthwise
+        (between(2, 20), between(1, 9), between(1, 9)),
+        (between(1, 3), pick(16, 32), between(1, 4)),  # few filters on vectors of channels
+    )
     rows = []
     for _ in range(rank):
         K, stride, dilation, idil = between(1, 9 // small), between(1, 4), pick(1, 1, 2, 11), 1

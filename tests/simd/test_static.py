@@ -414,11 +414,12 @@ from mlxconv.dispatch import VARIANTS
 
 problems = [
     ((2, 23, 5), (19, 3, 5), dict(padding=1)),
-    ((1, 16, 3), (4, 2, 3), dict(stride=2, dilation=3, padding=(4, 0))),
+    ((1, 16, 3), (4, 2, 3), dict(stride=2, kernel_dilation=3, padding=([4], [0]))),
     ((1, 9, 6), (4, 3, 3), dict(groups=2, padding=2)),
     ((1, 17, 9), (18, 3, 1), dict(groups=9, padding=1)),
     ((1, 3, 1), (1, 3, 1), dict()),
     ((1, 40, 1), (2, 9, 1), dict(padding=3)),
+    ((1, 40, 4), (5, 3, 4), dict(input_dilation=2, padding=2)),
 ]
 pairs = [(t, t) for t in ("float32", "float64", "float16", "bfloat16", "complex64", "complex128")]
 pairs += [("float16", "bfloat16"), ("float32", "complex64"), ("float64", "float32")]
@@ -431,7 +432,7 @@ for i, (x_shape, w_shape, named) in enumerate(problems):
             data.append(values.astype(getattr(ml_dtypes, name, name)))
         for variant in (row.name for row in VARIANTS if row.keeps_bits):
             try:
-                y = mlxconv.conv1d(*data, **named, variant=variant)
+                y = mlxconv.conv_general(*data, **named, variant=variant)
             except ValueError as refused:
                 assert "cannot compute this problem" in str(refused)
                 continue
@@ -442,7 +443,7 @@ np.savez(sys.argv[1], **results)
 
 
 @needs_jit
-def test_conv1d_without_jit_gives_the_same_bits(tmp_path):
+def test_convolutions_without_jit_give_the_same_bits(tmp_path):
     for name, setting in (("compiled", "0"), ("plain", "1")):
         python(CONVOLVE, str(tmp_path / f"{name}.npz"), NUMBA_DISABLE_JIT=setting)
     compiled, plain = np.load(tmp_path / "compiled.npz"), np.load(tmp_path / "plain.npz")
