@@ -35,25 +35,25 @@ def crowding(step_bytes: int, MR: int) -> float:
     return max(1.0, processor.filled(step_bytes, MR))
 
 
-RELOADED = 0.34  # fills of a set of L1 per position, from which on a copy takes less
-LEAST_TAPS = 7  # of a line, to copy what they meet
+RELOADED = 2.25  # lines of L1 per position that tiles load again, and for each row it copies one
 
 
 def stay_or_copy(g: np.ndarray, lanes: int, itemsize: int) -> None:
-    """Say whether windows that a depthwise tile reads in place stay there.  Rows that crowd a set
-    of L1 are read from L2 again for each tile, a line of memory for each vector in it, and for one
-    that straddles two as well: 1024 channels, 15 taps take half the time if they are copied.  A
-    vector is left between the rows of a strip, where those of a block of taps would crowd too."""
+    """Say whether windows that a depthwise tile reads in place stay there.  Where rows share sets
+    of L1, each block of taps loads its own from L2 again, a line for each vector, or two if it
+    straddles them: 1024 channels, 15 taps take half the time if they are copied.  A vector is left
+    between the rows of a strip, where those of a block of taps would crowd too."""
     stride, dilation, K, MR = (int(g[name].flat[-1]) for name in ("stride", "dilation", "K", "MR"))
-    step = int(g["width"][0]) * itemsize
-    rows, taps = (MR - 1) * stride // dilation, int(g["tap_block"][0])
-    reloaded = processor.filled(step, rows + K) / MR
-    vectors, straddle = CACHE_LINE_BYTES // (lanes * itemsize), step % CACHE_LINE_BYTES > 0
-    if g["stays"][0] and K >= LEAST_TAPS and taps > 1 and (vectors + 1) * reloaded >= RELOADED:
-        few = vectors * reloaded < RELOADED and not straddle
-        g["stays"] = STAYS_ALIGNED if few else False
+    width, taps = int(g["width"][0]), int(g["tap_block"][0])
+    step, rows = width * dilation * itemsize, (MR - 1) * stride // dilation
+    loads = K // taps * (rows + taps) + K % taps * MR
+    reloaded, least = processor.lines_per_set(step, loads) / MR, RELOADED + stride
+    vectors = CACHE_LINE_BYTES // (lanes * itemsize)
+    if g["stays"][0] and taps > 1 and (1 + 1 / vectors) * reloaded >= least:
+        straddle = width * itemsize % CACHE_LINE_BYTES > 0
+        g["stays"] = False if straddle or reloaded >= least else STAYS_ALIGNED
     if processor.filled(step, 2 * (rows + taps)) > 1:
-        g["width"] += lanes + -int(g["width"][0]) % lanes
+        g["width"] += lanes + -width % lanes
 
 
 def met(g: np.ndarray) -> np.ndarray:

@@ -72,6 +72,7 @@ def row_copies(elements, vec):
         else:
             for i in range(lo, hi):
                 copy_row(g, x, scratch, source + i * step, at + i * width)
-                clear(scratch, at + i * width + g.channels, width - g.channels)
+                if width > g.channels:
+                    clear(scratch, at + i * width + g.channels, width - g.channels)
 
     return copy_rows

@@ -56,6 +56,7 @@ TILES = {
 TAPS = {16: (3, 4), 32: (3, 4, 5, 6, 7)}  # that a tile may take at a time
 # taps of a line from which FMA bound the second tile, and not loads and stores
 LONG = {16: 16, 32: 1}
+CROWDED = 1.5  # of the ways of a set of L1, which tiles of fewer rows do not fill as often
 
 
 @lru_cache
@@ -200,15 +201,15 @@ def _taps_apart(p: "Problem") -> int:
 def _tile(p: "Problem", stride: int) -> Tile:
     """The tile that takes least time for a line: the first where each multiply-add loads its
     operand, where rows of several channels want more registers, where a line, or what of it needs
-    no padding, is shorter than the second, and where the rows of that one fill a set of L1 twice:
-    if they no more than crowd it, the first has to read its own again as often."""
+    no padding, is shorter than the second, and where the rows of that one crowd a set of L1, and
+    not just by a few: then the first has to read its own again as often."""
     few, many = TILES[processor.registers()]
     W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])
     whole = whole_windows(
         p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
     )
     W = whole if whole >= few.shape[0] else W
-    crowded = processor.filled(p.C * itemsize_of(p), rows) >= 2
+    crowded = processor.filled(p.C * p.kernel_dilation[-1] * itemsize_of(p), rows) >= CROWDED
     long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W
     if crowded or not (stride and long):
         return few
