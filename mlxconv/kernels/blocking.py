@@ -136,7 +136,8 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
 
 SHORT = 8  # blocks of a line leave out taps that only others meet the input with
 FROM_L3 = 24  # positions for which all panels are worth reading where L2 does not hold them
-BLOCK_FLOP = 2e5  # what a tile could do in the time that a block takes to begin, and more
+BLOCK_FLOP = 1.4e5  # what a tile could do in the time that a block takes to begin, and more
+GROUP_FLOP = 6e4  # the same for each group of it
 
 
 def line_blocks(
@@ -155,7 +156,7 @@ def line_blocks(
         positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
     taps = met(g)
-    if np.mean((taps > 0) - taps) * flop > lines * SHORT * BLOCK_FLOP:
+    if np.mean((taps > 0) - taps) * flop > lines * SHORT * (BLOCK_FLOP + groups * GROUP_FLOP):
         least = 1 if few or panels * panel_bytes <= L2 else -(-FROM_L3 // MR)
         positions = min(positions, max(least, W // MR // SHORT) * MR)
     positions = max(MR, positions // MR * MR)
