@@ -15,7 +15,8 @@ Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windo
             operands.  Few filters: see TILES.
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
-Bound       memory: every weight is read once.
+Bound       memory: every weight is read once.  Wide rows that come from there are asked for by the
+            tile before, 0.7 to 0.95 of the time.
 """
 
 import math
@@ -40,7 +41,7 @@ from mlxconv.kernels.window import gathers
 from mlxconv.simd.shuffles import add_halves, sum_lanes
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
-from mlxconv.simd.words import fma, load, load_n, store_n, zero
+from mlxconv.simd.words import fma, load, load_n, prefetch, store_n, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -56,13 +57,15 @@ TILES = {
 }
 FEW_ROWS = 6  # leave two of eight ways of a set of L1 to filters and outputs
 MANY_TAPS = 7  # of one filter: to widen half types once, in a copy, takes 0.8 to 0.95 of the time
+WIDE_BYTES = 512  # a row that the processor is told of ahead; it foresees narrower ones better
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache
-def micro_kernel(MR, NF, vec, BESIDE=0):
+def micro_kernel(MR, NF, vec, BESIDE=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
-    positions may lie BESIDE each other, so that a vector holds those of many."""
+    positions may lie BESIDE each other, so that a vector holds those of many.  The first lines that
+    the tile reads that is so many AHEAD are asked for."""
     LANES = vec.lanes
     SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of a position, that become one vector
     SINGLE, WHOLE = SUMS.bit_length() - 1, LANES.bit_length() - 1
@@ -76,6 +79,10 @@ def micro_kernel(MR, NF, vec, BESIDE=0):
         t = registers(LANES)
         for i in range(0, positions, MR):
             l = min(i, positions - MR)
+            if TILES_AHEAD and runs.count > 0:
+                ahead = x.at + (l + TILES_AHEAD * MR) * x.step + runs.table[2 * runs.count - 2]
+                for m in static_range(MR):
+                    prefetch(vec, x.a, ahead + m * x.step)
             for m in static_range(MR):
                 for f in static_range(NF):
                     acc[m, f] = zero(vec)
@@ -216,7 +223,8 @@ def schedule(p: "Problem") -> Schedule:
     if meets_few_filters(p):
         filters = p.O // p.groups
         widens = filters > 1 or math.prod(p.K) < MANY_TAPS
-        layout = Layout(in_vectors=widens, by_filter=True)
+        ahead = ("TILES_AHEAD",) if p.C * itemsize_of(p) >= WIDE_BYTES else ()
+        layout = Layout(in_vectors=widens, by_filter=True, ahead=ahead)
         kernel_of = partial(micro_kernel, BESIDE=int(p.groups == 1))
         return schedule_of(p, kernel_of, _tile(p, filters), layout)
     elements = Elements(p.input_dtype, p.dtype)

@@ -127,9 +127,6 @@ class Schedule:
         return parallel(self.elements)
 
 
-GROUPS_AHEAD = 2  # of the one that is read, when input is asked for: the next comes too late
-
-
 class Layout(NamedTuple):
     """How the tiles of a variant lie over a problem."""
 
@@ -141,7 +138,7 @@ class Layout(NamedTuple):
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
-    may_read_ahead: bool = False  # whether there are tiles that ask for input some groups AHEAD
+    ahead: tuple[str, ...] = ()  # what there are tiles for that ask for input ahead
 
 
 def schedule_of(
@@ -161,8 +158,8 @@ def schedule_of(
     read, written = math.prod(p.input_shape), math.prod(p.output_shape)
     if layout.may_stream and blocking.streams(g, elements, read + written):
         micro_kernel = partial(micro_kernel, STREAMS=1)
-    if layout.may_read_ahead and blocking.reads_ahead(g, elements, read):
-        micro_kernel = partial(micro_kernel, AHEAD=GROUPS_AHEAD)
+    if (ahead := blocking.reads_ahead(g, elements, read)) in layout.ahead:
+        micro_kernel = partial(micro_kernel, **{ahead: blocking.AHEAD[ahead]})
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {
         field: micro_kernel(*t.shape, t.vec(elements))

@@ -52,7 +52,7 @@ for row in VARIANTS:
     if not hasattr(row.kernel, "tiles"):
         continue
     takes = inspect.signature(row.kernel.micro_kernel).parameters
-    flags = [flag for flag in ("STREAMS", "AHEAD", "BESIDE") if flag in takes]
+    flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
     ways = {"": {}, **{f"{flag.lower()} ": {flag: 1} for flag in flags}}
     for dtype in ("float32", "float64"):
         vec = vec_of(dtype, processor.vector_bytes())

@@ -1,5 +1,8 @@
 """Arrays that no cache holds, written past the caches or read ahead: the same bits as of others."""
 
+import re
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from mlxconv.arrays import CACHE_LINE_BYTES, aligned_empty
 from mlxconv.dispatch import plan
 from tests.helpers import integer_array
 
+AHEAD = re.compile(r"AHEAD[1-9]")  # in the name of a micro-kernel
 PERIOD = 1000  # rows after which the input repeats
 # dtype, channels, groups, filters, taps: of whole lines, and of others
 STREAMED = [
@@ -65,33 +69,42 @@ def test_large_outputs(dtype, channels, groups, filters, taps):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "groups", "channels", "filters", "far", "ahead"),
+    ("variant", "dtype", "groups", "channels", "filters", "ahead"),
     [
-        ("float32", 12, 18, 20, True, True),
-        ("float64", 12, 16, 20, True, True),
-        ("float16", 12, 18, 20, True, False),
-        ("float32", 12, 18, 20, False, False),
-        ("float32", 12, 40, 20, True, False),
-        ("float64", 12, 17, 20, True, False),
-        ("float32", 1, 18, 20, True, False),
+        ("direct", "float32", 12, 18, 20, "GROUPS_AHEAD2"),
+        ("direct", "float64", 12, 16, 20, "GROUPS_AHEAD2"),
+        ("direct", "float16", 12, 18, 20, ""),
+        ("direct", "float32", 12, 40, 20, "TILES_AHEAD1"),
+        ("direct", "float64", 12, 17, 20, "TILES_AHEAD1"),
+        ("direct", "float32", 1, 18, 20, "TILES_AHEAD1"),
+        ("grouped", "float32", 6, 4, 4, "TILES_AHEAD1"),
+        ("grouped", "float32", 6, 9, 3, "TILES_AHEAD1"),
+        ("grouped", "float16", 6, 4, 4, "TILES_AHEAD1"),
+        ("depthwise", "float32", 40, 1, 1, "TILES_AHEAD1"),
+        ("depthwise", "bfloat16", 40, 1, 1, "TILES_AHEAD1"),
+        ("dot", "float32", 1, 128, 3, "TILES_AHEAD1"),
+        ("dot", "float32", 1, 64, 3, ""),
+        ("dot", "float32", 2, 64, 1, "TILES_AHEAD1"),
     ],
 )
+@pytest.mark.parametrize("far", (True, False))
 @pytest.mark.parametrize(("stride", "dilation", "padding"), ((1, 1, 1), (3, 2, 0), (1, 5, 12)))
-def test_input_of_later_groups(
-    monkeypatch, dtype, groups, channels, filters, far, ahead, stride, dilation, padding
+def test_input_that_is_asked_for(
+    monkeypatch, variant, dtype, groups, channels, filters, ahead, far, stride, dilation, padding
 ):
-    """It is asked for where groups are narrow and the input is far, behind its end as well; the
-    outputs are what they are without."""
+    """It is where it is far, behind its end as well; the outputs are what they are without."""
     rng = np.random.default_rng(1)
-    x = integer_array(rng, (2, 90, groups * channels), dtype)
-    w = integer_array(rng, (groups * filters, 4, channels), dtype)
+    kind = np.dtype(getattr(ml_dtypes, dtype)) if dtype == "bfloat16" else dtype
+    x = integer_array(rng, (2, 90, groups * channels), kind, 2)
+    w = integer_array(rng, (groups * filters, 4, channels), kind, 2)
     parameters = dict(stride=stride, dilation=dilation, padding=padding, groups=groups)
     expected = mlxconv.conv1d(x, w, variant="reference", **parameters)
-    monkeypatch.setattr(processor, "far_bytes", lambda: x.nbytes // 2 if far else 2 * x.nbytes)
+    monkeypatch.setattr(processor, "far_bytes", lambda: x.nbytes // 2 if far else 4 * x.nbytes)
     plan.cache_clear()
     try:
-        is_direct = plan(mlxconv.explain(x, w, **parameters).problem).variant == "direct"
-        assert is_direct and ("AHEAD2" in tile_of(x, w, **parameters)) == ahead
+        assert plan(mlxconv.explain(x, w, **parameters).problem).variant == variant
+        name = tile_of(x, w, **parameters)
+        assert (ahead in name and "AHEAD" in name) if far and ahead else not AHEAD.search(name)
         q = mlxconv.Conv1d(w, **parameters)
         assert np.array_equal(q(x), expected)
     finally:
