@@ -220,13 +220,13 @@ def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
 AHEAD = {"GROUPS_AHEAD": 2, "TILES_AHEAD": 1}  # how many; the next group would come too late
 
 
-def reads_ahead(g: np.ndarray, elements: Elements, read: int) -> str:
-    """What tiles ask for ahead of an input of so many elements: nothing, unless it comes from
-    memory.  The lines of neighbouring rows are too many streams for the processor to foresee.
-    Where the channels of a group are so few that nothing but the next group follows a line that is
-    read, it is what the group after the next reads: takes 0.7 to 0.9 of the time."""
+def reads_ahead(g: np.ndarray, elements: Elements, moved: int) -> str:
+    """What tiles ask for ahead of the input, where so many elements are moved: nothing, unless it
+    comes from memory.  The lines of neighbouring rows are too many streams for the processor to
+    foresee.  Where the channels of a group are so few that nothing but the next group follows a
+    line that is read, it is what the group after the next reads: takes 0.7 to 0.9 of the time."""
     itemsize = np.dtype(elements.dtype).itemsize
-    if read * itemsize < processor.far_bytes() or elements.converts:
+    if moved * itemsize < 2 * processor.far_bytes() or elements.converts:
         return ""
     narrow = g["groups"][0] > 1 and int(g["C"][0]) * itemsize <= 2 * CACHE_LINE_BYTES
     return "GROUPS_AHEAD" if narrow else "TILES_AHEAD"

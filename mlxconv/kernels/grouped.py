@@ -21,8 +21,8 @@ Layout      a panel holds the filters of as many groups as fit into a vector, an
 Registers   MR accumulators + TAPS rows of a panel + 1 row of x
 Memory      what later channels read is loaded while earlier ones are stored: addresses of the two
             must not look alike, see recycling.py.  Of an input that comes from memory, tiles ask
-            for what the next one reads: the lines of MR rows are too many streams for the
-            processor to foresee, 0.6 to 0.95 of the time.
+            for what the next one reads, 0.6 to 0.95 of the time: MR rows are too many streams for
+            the processor to foresee.  Not where the rows of both would crowd a set of L1.
 Order       every output is one chain of multiply-adds over lines of taps, blocks of TAPS taps,
             channels and taps in order; blocks are counted from the first tap of a line, whether
             or not it meets the input, lest the order depend on where a position lies.
@@ -190,13 +190,14 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
         tile = tile._replace(share=2 * tile.share)
     taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
     edge = partial(kernel_of, 1, 1) if p.groups == p.C else None
+    crowded = processor.filled(p.C * itemsize_of(p), 2 * tile.shape[0]) > 1
     layout = Layout(
         over_groups=p.O // p.groups,
         in_vectors=True,
         tap_block=taps,
         edge=edge,
         may_stream=True,
-        ahead=("TILES_AHEAD",),
+        ahead=() if crowded else ("TILES_AHEAD",),
     )
     return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 

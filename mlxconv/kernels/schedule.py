@@ -155,10 +155,11 @@ def schedule_of(
     work = _work(g, window, layout.over_groups > 0)
     strip, few = _blocked(p, g, tile, layout, elements, work)
     split, by_line = _split(g), bool(g["tiles"][0])
-    read, written = math.prod(p.input_shape), math.prod(p.output_shape)
-    if layout.may_stream and blocking.streams(g, elements, read + written):
+    written = math.prod(p.output_shape)
+    moved = math.prod(p.input_shape) + written
+    if layout.may_stream and blocking.streams(g, elements, moved):
         micro_kernel = partial(micro_kernel, STREAMS=1)
-    if (ahead := blocking.reads_ahead(g, elements, read)) in layout.ahead:
+    if (ahead := blocking.reads_ahead(g, elements, moved)) in layout.ahead:
         micro_kernel = partial(micro_kernel, **{ahead: blocking.AHEAD[ahead]})
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {
