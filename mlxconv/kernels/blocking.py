@@ -48,8 +48,8 @@ def stay_or_copy(g: np.ndarray, lanes: int, itemsize: int) -> None:
     step, rows = width * dilation * itemsize, (MR - 1) * stride // dilation
     loads = K // taps * (rows + taps) + K % taps * MR
     reloaded, least = processor.lines_per_set(step, loads) / MR, RELOADED + stride
-    vectors = CACHE_LINE_BYTES // (lanes * itemsize)
-    if g["stays"][0] and taps > 1 and (1 + 1 / vectors) * reloaded >= least:
+    lines = 1 + lanes * itemsize / CACHE_LINE_BYTES  # that a vector meets, wherever it starts
+    if g["stays"][0] and taps > 1 and lines * reloaded >= least:
         straddle = width * itemsize % CACHE_LINE_BYTES > 0
         g["stays"] = False if straddle or reloaded >= least else STAYS_ALIGNED
     if processor.filled(step, 2 * (rows + taps)) > 1:
