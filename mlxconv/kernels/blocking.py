@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
     """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
     lines are shorter than a tile, or the last tile of each, which for most filters has MR rows, and
-    rows that crowd a set of L1, waste more than the copies take, and the taps that meet padding
-    alone, which copied windows do not leave out."""
-    W = int(g["out"][0, 2])
+    rows that crowd a set of L1, waste more than the copies take, the last tile of all, and the taps
+    that meet padding alone, which copied windows do not leave out."""
+    W, positions = int(g["out"][0, 2]), int(g["N"][0]) * math.prod(g["out"][0].tolist())
     if g["MR"][0] > W:
         return True
     if g["panel_channels"][0] or g["phases"][0] > 1:
         return False
     crowded = crowding(int(g["stride"][0, 2] * g["x_step"][0, 2]) * itemsize, MR)
-    wasted = (-(-W // MR) * MR / W - 3 + met(g).mean() + crowded) * 2 * int(g["O"][0])
+    by_line, gathered = -(-W // MR) * MR / W, -(-positions // MR) * MR / positions
+    wasted = (by_line - gathered + met(g).mean() - 1 + crowded - 1) * 2 * int(g["O"][0])
     return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
 
 
@@ -97,13 +98,15 @@ SHARED_LINE_FLOP = 5  # per output, where cores write lines of memory that are n
 def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> bool:
     """Whether filters meet so few positions that to copy the input for each of several parts of
     them takes less than to share what others have packed; and there are enough panels for equal
-    shares, fewer where positions can be shared out as well."""
+    shares, fewer where positions can be shared out as well, but not as many groups, which meet no
+    input in common."""
     positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
-    itemsize = np.dtype(elements.dtype).itemsize
+    itemsize, groups = np.dtype(elements.dtype).itemsize, int(g["groups"][0])
     return bool(
         g["phases"][0] == 1
         and positions * cores <= 2 * g["O"][0]
-        and g["groups"][0] * g["panels"][0] >= (4 if gathers else 2) * cores
+        and groups < 4 * cores
+        and groups * g["panels"][0] >= (4 if gathers else 2) * cores
         and positions * window * itemsize <= WINDOWS_BYTES
         and (gathers or _shares_panels(g, window, itemsize))
     )
@@ -205,6 +208,8 @@ def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
     rows = MR * max(1, min(8, room // max(1, size * MR)))
     blocks = 1 if few else max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
+    if cores < groups * blocks < EVEN * cores and groups * blocks % cores:
+        blocks += -blocks % cores
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
     return max(MR, -(-positions // blocks)) * size
@@ -244,6 +249,7 @@ def streams(g: np.ndarray, elements: Elements, moved: int) -> bool:
 
 
 JOB_FLOP = 6e5  # 6 us: a job costs up to 1 us beside its multiply-adds
+EVEN = 32  # jobs of a core, of which one more than of others is worth a smaller block
 
 
 def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
@@ -255,7 +261,7 @@ def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float)
     cores = min(processor.cores(), max(1, round(flop / JOB_FLOP)))
     tiles = -(-W // MR)
     blocks = -(-W // positions)
-    if lines * blocks < 8 * cores and lines * blocks % cores:
+    if lines * blocks < EVEN * cores and lines * blocks % cores:
         blocks = max(blocks, min(-(-blocks // cores) * cores, tiles // 2))
     panel_blocks = 1
     if lines * blocks < cores:

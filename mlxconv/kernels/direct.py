@@ -51,14 +51,16 @@ TILES = {
     ),
     (32, 1): (
         Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
-        Tile((10, 2), 0.9),  # 20 + 2 + 1; fits images of 7 x 7
+        Tile((10, 2), 0.92),  # 20 + 2 + 1; fits images of 7 x 7
         Tile((8, 2), 0.92),  # 16 + 2 + 1
-        Tile((7, 1), 0.82),  # 7 + 1 + 1; fits short lines
+        Tile((7, 1), 0.94),  # 7 + 1 + 1: as many chains as hide the latency; fits short lines
         Tile((14, 1), 0.75, share=2),  # two multiply-adds of halves start in a cycle
         Tile((7, 1), 0.72, share=2),  # seven chains for the eight that would hide their latency
     ),
 }
 
+TILE_CYCLES = 5  # of a tile beside its multiply-adds and what all tiles take for an output
+TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
 MOST_SUMS = 16  # of tiles that ask ahead: between prefetches LLVM moves loads, and spills of more
 
 
@@ -139,24 +141,33 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
-    tile, phases, _ = min(_choices(p), key=lambda choice: choice[2])
-    narrow = _narrow(max(1, p.O // p.groups) * phases, tile, lanes_of(p), _row_bytes(p, phases))
+    tile, narrow, phases, _ = min(_choices(p), key=lambda choice: choice[-1])
     layout = Layout(phases=phases, narrow=narrow, may_stream=True, ahead=tuple(blocking.AHEAD))
     return schedule_of(p, micro_kernel, tile, layout)
 
 
-def _choices(p: "Problem") -> Iterator[tuple[Tile, int, float]]:
-    """(tile, phases, multiply-adds at full speed in whose time it does those of one position)."""
-    filters, taps, stride = max(1, p.O // p.groups), p.K[-1], p.stride[-1]
+def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
+    """(tile, that for filters it leaves over, phases, multiply-adds at full speed in whose time
+    they do those of one position)."""
+    filters, taps, stride, lanes = max(1, p.O // p.groups), p.K[-1], p.stride[-1], lanes_of(p)
+    packs = blocking.PACK_FLOP / 2 * processor.cores() / _positions(p)  # each worker does
     for tile in tiles():
-        MR, NR, most = tile.shape[0], _filters(tile, lanes_of(p)), 1
+        MR, NR, most = tile.shape[0], _filters(tile, lanes), 1
         if p.groups == p.kernel_dilation[-1] == 1 and taps > 1 and filters < NR:
             most = max(1, min(NR // filters, p.output_L[-1] // MR))
         for phases in sorted({most, most // 2 or 1, 1}):
+            narrow = _narrow(filters * phases, tile, lanes, _row_bytes(p, phases))
             reach = (taps + (phases - 1) * stride) / taps
-            lanes = _lanes(filters * phases, tile, lanes_of(p), _row_bytes(p, phases))
-            lanes *= _slowdown(p, MR, phases)
-            yield tile, phases, lanes * reach / phases
+            took = _lanes(filters * phases, tile, narrow, lanes) * reach * (1 / phases + packs)
+            sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
+            rows = max(MR, narrow.shape[0]) if narrow else MR
+            took *= (1 + TILE_CYCLES / sums) * _slowdown(p, rows, phases, TAIL_CYCLES / sums)
+            yield tile, narrow, phases, took
+
+
+def _positions(p: "Problem") -> int:
+    """Of the output, all told."""
+    return max(1, p.N * math.prod(p.output_L))
 
 
 def _filters(tile: Tile, lanes: int) -> int:
@@ -169,10 +180,9 @@ def _row_bytes(p: "Problem", phases: int) -> int:
     return p.stride[-1] * phases * p.C * itemsize_of(p)
 
 
-def _lanes(filters: int, tile: Tile, lanes: int, row_bytes: int) -> float:
-    """The lanes that so many filters take, weighted by the speed of their tile."""
+def _lanes(filters: int, tile: Tile, narrow: Tile | None, lanes: int) -> float:
+    """The lanes that so many filters take, weighted by the speed of their tiles."""
     NR = _filters(tile, lanes)
-    narrow = _narrow(filters, tile, lanes, row_bytes)
     if narrow:
         rest = _filters(narrow, lanes) / narrow.efficiency
         return filters // NR * NR / tile.efficiency + rest
@@ -180,31 +190,32 @@ def _lanes(filters: int, tile: Tile, lanes: int, row_bytes: int) -> float:
 
 
 def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None:
-    """The tile for filters that `tile` leaves over, if one takes less time; of no more rows, if
-    these would crowd a set of L1."""
-    NR = _filters(tile, lanes)
+    """The tile for filters that `tile` leaves over, if one takes less time: one of no more rows if
+    there is, as all blocks are enough for both, else one whose rows do not crowd a set of L1."""
+    NR, MR = _filters(tile, lanes), tile.shape[0]
     left = filters % NR if filters > NR else 0
     fitting = [
         t
         for t in tiles()
-        if t.shape[1] == 1 and 0 < left <= _filters(t, lanes)
-        if t.shape[0] <= tile.shape[0] or processor.filled(row_bytes, t.shape[0]) <= 1
+        if t.shape[1] == 1 and 0 < left <= _filters(t, lanes) < NR
+        if t.shape[0] <= MR or processor.filled(row_bytes, t.shape[0]) <= 1
     ]
+    fitting = [t for t in fitting if t.shape[0] <= MR] or fitting
     best = min(fitting, key=lambda t: _filters(t, lanes) / t.efficiency, default=tile)
     return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
 
 
-def _slowdown(p: "Problem", MR: int, phases: int) -> float:
+def _slowdown(p: "Problem", MR: int, phases: int, tail: float) -> float:
     """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
-    cut short, where positions that are left over by the phases take a tile of their own, and where
-    more rows share a set of L1 than it has ways.  Lines shorter than a tile are copied, one behind
-    the other."""
+    cut short, where positions that are left over by the phases take a tile and as long as so many
+    to begin, and where more rows share a set of L1 than it has ways.  Lines shorter than a tile are
+    copied, one behind the other."""
     W, filters = p.output_L[-1], max(1, p.O // p.groups)
     rows, left = W // phases, W % phases
     copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / (2 * filters)
     if rows < MR:
-        positions = max(1, p.N * math.prod(p.output_L))
+        positions = _positions(p)
         return -(-positions // MR) * MR / positions * (1 + copies)
     crowded = blocking.crowding(_row_bytes(p, phases), MR)
-    tiles = -(-rows // MR) + (left > 0)
+    tiles = -(-rows // MR) + (left > 0) * (1 + tail)
     return tiles * MR * phases / W * min(crowded, 1 + copies)

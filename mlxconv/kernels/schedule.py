@@ -174,7 +174,7 @@ def schedule_of(
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
     panel_bytes = panels * np.dtype(elements.dtype).itemsize
-    alone = few or parts >= processor.cores() or _packs_alone(panel_bytes, packing.flop, work)
+    alone = few or parts >= processor.cores() or _packs_alone(panel_bytes)
     own = _scratch(g, strip, vec.lanes)
     suspects = layout.phases > 1 or blocking.meets_padding(p)
     if suspects:
@@ -280,13 +280,12 @@ def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -
         yield Part("run", runs_block(elements), block_call(elements))
 
 
-def _packs_alone(panel_bytes: int, packing: float, work: float) -> bool:
-    """Whether each worker packs the filters for itself, though all of them: where that takes less
-    than a 16th of its time, or L2 holds them, since to wait for others and to read what they have
-    written takes longer: 20 us for a single panel, a quarter of the time of 240 positions of 512
-    channels."""
-    fit = panel_bytes <= processor.caches().L2_bytes
-    return fit or packing * 16 * processor.cores() <= work
+def _packs_alone(panel_bytes: int) -> bool:
+    """Whether each worker packs the filters for itself, though all of them.  A line that another
+    core has written takes five times as long to read as to pack; where the panels of all workers
+    leave L3 no room, to share them takes 0.65 to 0.95 of the time."""
+    caches = processor.caches()
+    return panel_bytes <= max(caches.L2_bytes, caches.L3_bytes // (2 * processor.cores()))
 
 
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
