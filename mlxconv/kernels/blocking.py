@@ -244,8 +244,13 @@ def streams(g: np.ndarray, elements: Elements, moved: int) -> bool:
     filters, NR, y_step = (int(n) for n in (g["O"][0], g["NR"][0], g["y_step"][0, 2]))
     itemsize = np.dtype(elements.dtype).itemsize
     whole = NR * itemsize % CACHE_LINE_BYTES == 0 == filters % NR
-    is_far = moved * itemsize >= processor.caches().L3_bytes and elements.output == elements.dtype
-    return is_far and whole and y_step >= 2 * NR
+    far = are_far(moved * itemsize) and elements.output == elements.dtype
+    return far and whole and y_step >= 2 * NR
+
+
+def are_far(moved_bytes: int) -> bool:
+    """Whether outputs are written past the caches, if so much is moved."""
+    return moved_bytes >= processor.caches().L3_bytes
 
 
 JOB_FLOP = 6e5  # 6 us: a job costs up to 1 us beside its multiply-adds

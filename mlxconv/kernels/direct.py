@@ -12,7 +12,9 @@ Layout      a tile reads MR windows, `row` elements apart, and one panel of NR f
 Registers   MR*NV accumulators + NV of a panel row + 1 broadcast: see TILES.
 Memory      lines of an output that no cache holds are asked for before a tile's sums: the stores
             behind these would wait for each, 1.2 to 1.5x the time where windows are short.  They
-            are written past the caches where these hold none of it, see outputs.py.  Of an input
+            are written past the caches where these hold none of it, see outputs.py; rows that do
+            not fill them are kept until they do, 1.2 to 1.5x, or else written by tiles of few rows,
+            1.1 to 1.4x: each row is a stream of its own.  Of an input
             that comes from memory each step of a sum asks for a line of what the next tile reads,
             0.5 to 0.95 of the time, and tiles of narrow groups for what later groups read.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
@@ -27,6 +29,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
+from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.kernels import blocking
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
@@ -61,6 +64,8 @@ TILES = {
 
 TILE_CYCLES = 5  # of a tile beside its multiply-adds and what all tiles take for an output
 TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
+APART = 0.015  # of the time, for each row of a tile whose lines of memory are written apart
+KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
 MOST_SUMS = 16  # of tiles that ask ahead: between prefetches LLVM moves loads, and spills of more
 
 
@@ -142,7 +147,11 @@ def refuses(p: "Problem") -> str:
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, narrow, phases, _ = min(_choices(p), key=lambda choice: choice[-1])
-    layout = Layout(phases=phases, narrow=narrow, may_stream=True, ahead=tuple(blocking.AHEAD))
+    keeps_rows = _breaks_lines(p) and _keeps_rows(p, tile)
+    ahead = tuple(blocking.AHEAD)
+    layout = Layout(
+        phases=phases, narrow=narrow, may_stream=True, keeps_rows=keeps_rows, ahead=ahead
+    )
     return schedule_of(p, micro_kernel, tile, layout)
 
 
@@ -162,7 +171,24 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
             sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
             rows = max(MR, narrow.shape[0]) if narrow else MR
             took *= (1 + TILE_CYCLES / sums) * _slowdown(p, rows, phases, TAIL_CYCLES / sums)
+            if _breaks_lines(p) and not _keeps_rows(p, tile):
+                took *= 1 + rows * APART
             yield tile, narrow, phases, took
+
+
+def _breaks_lines(p: "Problem") -> bool:
+    """Whether rows of outputs, which no cache holds, take some lines of memory but fill none."""
+    moved, itemsize = math.prod(p.input_shape) + math.prod(p.output_shape), itemsize_of(p)
+    whole, rest = divmod(p.O * itemsize, CACHE_LINE_BYTES)
+    return blocking.are_far(moved * itemsize) and whole > 1 and rest > 0
+
+
+def _keeps_rows(p: "Problem", tile: Tile) -> bool:
+    """Whether such rows, if all filters meet the same input, are better kept until they do: where
+    sums are short, rows several vectors, and those of two tiles almost fit into L1."""
+    whole, rows_bytes = p.groups == 1 and p.dtype not in BITS, tile.shape[0] * p.O * itemsize_of(p)
+    wide = 6 * lanes_of(p) <= p.O and rows_bytes <= processor.caches().L1_bytes * 5 // 8
+    return whole and wide and math.prod(p.K) * p.C <= KEPT_SUMS
 
 
 def _positions(p: "Problem") -> int:

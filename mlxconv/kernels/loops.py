@@ -35,6 +35,7 @@ from mlxconv.kernels.geometry import (
     pack_call,
     part_of,
 )
+from mlxconv.kernels.outputs import computes_rows
 from mlxconv.kernels.packing import finite
 from mlxconv.kernels.window import (
     Rows,
@@ -133,7 +134,8 @@ def packs_once(elements):
 def runs_block(elements):
     """run for these types of input and output."""
     open_window, input_of = windows(elements), inputs(elements)
-    compute = computes(elements)
+    compute, KEEPS = computes(elements), int(elements.output == elements.dtype)
+    compute_rows = computes_rows(vec_of(elements.dtype, processor.vector_bytes()), compute)
     ROOM = processor.caches().L1_bytes // 2 // np.dtype(elements.dtype).itemsize
 
     @kernel
@@ -164,7 +166,10 @@ def runs_block(elements):
                 for j in range(block.lines):
                     x = Rows(input_of(data, w), at + p * g.panel_channels + j * w.line, w.row)
                     y = Rows(data.y, to + o + j * g.y_step[1], g.y_step[2])
-                    compute(data, x, runs, panel, y, block.rows, some)
+                    if KEEPS and g.keeps_rows:
+                        compute_rows(data, x, runs, panel, y, block.rows, some)
+                    else:
+                        compute(data, x, runs, panel, y, block.rows, some)
                 o += some
 
     return run

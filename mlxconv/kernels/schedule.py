@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from mlxconv import processor, workspace
-from mlxconv.arrays import BITS
+from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking
 from mlxconv.kernels.elements import Elements
@@ -138,6 +138,7 @@ class Layout(NamedTuple):
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
+    keeps_rows: bool = False  # whether rows are kept until they fill lines that are written so
     ahead: tuple[str, ...] = ()  # what there are tiles for that ask for input ahead
 
 
@@ -159,6 +160,7 @@ def schedule_of(
     moved = math.prod(p.input_shape) + written
     if layout.may_stream and blocking.streams(g, elements, moved):
         micro_kernel = partial(micro_kernel, STREAMS=1)
+    g["keeps_rows"] = layout.keeps_rows and by_line and int(g["panel_blocks"][0]) == 1
     if (ahead := blocking.reads_ahead(g, elements, moved)) in layout.ahead:
         micro_kernel = partial(micro_kernel, **{ahead: blocking.AHEAD[ahead]})
     tiles = [t for t in (tile, layout.narrow) if t]
@@ -261,8 +263,10 @@ def _parts_of_job(g: np.ndarray) -> tuple[int, int]:
 def _scratch(g: np.ndarray, strip: int, lanes: int) -> int:
     """Set where in scratch outputs are kept and filters packed, behind a strip of so many elements;
     returns the elements before these filters."""
-    by_line = bool(g["tiles"][0])
-    kept = (not by_line) * int(g["MR"][0]) * _parts_of_job(g)[1] * int(g["NR"][0])
+    MR, filters = int(g["MR"][0]), _parts_of_job(g)[1] * int(g["NR"][0])
+    kept = 0 if g["tiles"][0] else MR * filters
+    if g["keeps_rows"][0]:
+        kept = 2 * (MR * filters + CACHE_LINE_BYTES)
     g["block_at"] = strip = -(-strip // lanes) * lanes
     g["panels_at"] = own = strip + -(-kept // lanes) * lanes
     return own

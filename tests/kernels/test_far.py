@@ -10,6 +10,7 @@ import mlxconv
 from mlxconv import processor
 from mlxconv.arrays import CACHE_LINE_BYTES, aligned_empty
 from mlxconv.dispatch import plan
+from mlxconv.kernels import blocking
 from tests.helpers import integer_array
 
 AHEAD = re.compile(r"[A-Z]+_AHEAD[1-9]")  # in the name of a micro-kernel
@@ -110,5 +111,44 @@ def test_input_that_is_asked_for(
         assert asked_for == ([ahead] if far and ahead else [])
         q = mlxconv.Conv1d(w, **parameters)
         assert np.array_equal(q(x), expected)
+    finally:
+        plan.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("filters", (97, 102, 130, 160))
+@pytest.mark.parametrize("bad", (0.0, np.inf))
+@pytest.mark.parametrize(
+    ("shape", "stride", "padding"),
+    [
+        ((16, 14), 1, 0),
+        ((8, 14), 1, 1),
+        ((8, 15), 1, 1),
+        ((8, 20), 1, 2),
+        ((8, 57), 2, 2),
+        ((1, 400), 1, 0),
+    ],
+)
+def test_rows_that_are_kept(monkeypatch, dtype, filters, bad, shape, stride, padding):
+    """Outputs are what they are without, wherever rows begin in a line, and nothing beside them is
+    written: one row of a tile's or several, the last ones computed behind others."""
+    rng = np.random.default_rng(2)
+    x, w = (integer_array(rng, s, dtype) for s in ((*shape, 2), (filters, 3, 2)))
+    w[7, 1, 1] = bad
+    conv = mlxconv.Conv1d(w, stride, padding)
+    expected = conv(x)
+    monkeypatch.setattr(blocking, "are_far", lambda moved_bytes: True)
+    plan.cache_clear()
+    try:
+        conv = mlxconv.Conv1d(w, stride, padding)
+        p = mlxconv.explain(x, w, stride=stride, padding=padding).problem
+        kept = plan(p).schedule.geometry["keeps_rows"][0]
+        assert kept == (filters * x.itemsize % CACHE_LINE_BYTES > 0)
+        for shift in range(0, CACHE_LINE_BYTES // x.itemsize, 3):
+            memory, first = aligned_empty(expected.size + 128, dtype), 64 + shift
+            memory[:] = 7
+            out = memory[first : first + expected.size].reshape(expected.shape)
+            assert np.array_equal(conv(x, out=out), expected, equal_nan=True)
+            assert (memory[:first] == 7).all() and (memory[first + expected.size :] == 7).all()
     finally:
         plan.cache_clear()
