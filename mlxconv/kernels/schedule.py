@@ -176,7 +176,8 @@ def schedule_of(
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
     panel_bytes = panels * np.dtype(elements.dtype).itemsize
-    alone = few or parts >= processor.cores() or _packs_alone(panel_bytes)
+    # a line that another core has written takes five times as long to read as to pack
+    alone = few or parts >= processor.cores() or blocking.fit_side_by_side(panel_bytes)
     own = _scratch(g, strip, vec.lanes)
     suspects = layout.phases > 1 or blocking.meets_padding(p)
     if suspects:
@@ -282,14 +283,6 @@ def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -
     if by_line:
         yield Part("strips", strip_copies(elements, vec), strips_call(elements))
         yield Part("run", runs_block(elements), block_call(elements))
-
-
-def _packs_alone(panel_bytes: int) -> bool:
-    """Whether each worker packs the filters for itself, though all of them.  A line that another
-    core has written takes five times as long to read as to pack; where the panels of all workers
-    leave L3 no room, to share them takes 0.65 to 0.95 of the time."""
-    caches = processor.caches()
-    return panel_bytes <= max(caches.L2_bytes, caches.L3_bytes // (2 * processor.cores()))
 
 
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
