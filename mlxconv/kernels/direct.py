@@ -56,15 +56,17 @@ TILES = {
         Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
         Tile((10, 2), 0.92),  # 20 + 2 + 1; fits images of 7 x 7
         Tile((8, 2), 0.92),  # 16 + 2 + 1
-        Tile((7, 1), 0.94),  # 7 + 1 + 1: as many chains as hide the latency; fits short lines
+        Tile((7, 1), 0.95),  # 7 + 1 + 1: as many chains as hide the latency; fits short lines
         Tile((14, 1), 0.75, share=2),  # two multiply-adds of halves start in a cycle
         Tile((7, 1), 0.72, share=2),  # seven chains for the eight that would hide their latency
     ),
 }
 
-TILE_CYCLES = 5  # of a tile beside its multiply-adds and what all tiles take for an output
+TILE_CYCLES = 8  # of a tile beside its multiply-adds and what all tiles take for an output
 TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
-APART = 0.015  # of the time, for each row of a tile whose lines of memory are written apart
+# of the time of tiles that write within the caches what is far
+WITHIN = 1.6  # lines of memory that others would write past them
+APART = 0.015  # more for each row of a tile that shares lines with others: a stream of its own
 KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
 MOST_SUMS = 16  # of tiles that ask ahead: between prefetches LLVM moves loads, and spills of more
 
@@ -147,11 +149,8 @@ def refuses(p: "Problem") -> str:
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     tile, narrow, phases, _ = min(_choices(p), key=lambda choice: choice[-1])
-    keeps_rows = _breaks_lines(p) and _keeps_rows(p, tile)
-    ahead = tuple(blocking.AHEAD)
-    layout = Layout(
-        phases=phases, narrow=narrow, may_stream=True, keeps_rows=keeps_rows, ahead=ahead
-    )
+    keeps, ahead = _keeps_rows(p, tile), tuple(blocking.AHEAD)
+    layout = Layout(phases=phases, narrow=narrow, may_stream=True, keeps_rows=keeps, ahead=ahead)
     return schedule_of(p, micro_kernel, tile, layout)
 
 
@@ -171,24 +170,33 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
             sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
             rows = max(MR, narrow.shape[0]) if narrow else MR
             took *= (1 + TILE_CYCLES / sums) * _slowdown(p, rows, phases, TAIL_CYCLES / sums)
-            if _breaks_lines(p) and not _keeps_rows(p, tile):
-                took *= 1 + rows * APART
-            yield tile, narrow, phases, took
+            yield tile, narrow, phases, took * _writing(p, tile, rows)
 
 
-def _breaks_lines(p: "Problem") -> bool:
-    """Whether rows of outputs, which no cache holds, take some lines of memory but fill none."""
-    moved, itemsize = math.prod(p.input_shape) + math.prod(p.output_shape), itemsize_of(p)
-    whole, rest = divmod(p.O * itemsize, CACHE_LINE_BYTES)
-    return blocking.are_far(moved * itemsize) and whole > 1 and rest > 0
+def _writing(p: "Problem", tile: Tile, rows: int) -> float:
+    """How much longer it takes to write outputs that no cache holds, where not past the caches."""
+    row_bytes, NR = p.O * itemsize_of(p), _filters(tile, lanes_of(p))
+    if not _is_far(p) or _keeps_rows(p, tile) or row_bytes < 2 * CACHE_LINE_BYTES:
+        return 1.0
+    if row_bytes % CACHE_LINE_BYTES:
+        return 1 + rows * APART
+    return WITHIN if p.O // p.groups % NR else 1.0
+
+
+def _is_far(p: "Problem") -> bool:
+    """Whether no cache holds the outputs."""
+    moved = math.prod(p.input_shape) + math.prod(p.output_shape)
+    return blocking.are_far(moved * itemsize_of(p))
 
 
 def _keeps_rows(p: "Problem", tile: Tile) -> bool:
-    """Whether such rows, if all filters meet the same input, are better kept until they do: where
-    sums are short, rows several vectors, and those of two tiles almost fit into L1."""
-    whole, rows_bytes = p.groups == 1 and p.dtype not in BITS, tile.shape[0] * p.O * itemsize_of(p)
-    wide = 6 * lanes_of(p) <= p.O and rows_bytes <= processor.caches().L1_bytes * 5 // 8
-    return whole and wide and math.prod(p.K) * p.C <= KEPT_SUMS
+    """Whether rows of such outputs, which take some lines of memory and fill none, are kept until
+    they do: where sums are short, and those of two tiles almost fit into L1."""
+    row_bytes, long = p.O * itemsize_of(p), math.prod(p.K) * p.C > KEPT_SUMS
+    if not _is_far(p) or p.groups > 1 or p.dtype in BITS or long:
+        return False
+    fit = tile.shape[0] * row_bytes <= processor.caches().L1_bytes * 5 // 8
+    return fit and 6 * lanes_of(p) <= p.O and row_bytes % CACHE_LINE_BYTES > 0
 
 
 def _positions(p: "Problem") -> int:
