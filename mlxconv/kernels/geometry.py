@@ -82,7 +82,7 @@ GEOMETRY = np.dtype(
         ("group_channels", "i8"),  # input channels from one group to the next
         ("mode", "i8"),  # of the micro-kernel: direct: rows first; over groups: bits, see below
         ("block_at", "i8"),  # where in scratch outputs are kept until they are written
-        ("keeps_rows", "i8"),  # whether they are, of lines no shorter than a tile: see outputs.py
+        ("keeps_rows", "i8"),  # whether rows one behind the other are, see outputs.py
         ("panels_at", "i8"),  # where in scratch filters are packed that workers do not share
         ("steps", "i8"),  # range kernels to run, one after the other
         ("step", "i8", _STEPS),  # their addresses

@@ -166,7 +166,7 @@ def runs_block(elements):
                 for j in range(block.lines):
                     x = Rows(input_of(data, w), at + p * g.panel_channels + j * w.line, w.row)
                     y = Rows(data.y, to + o + j * g.y_step[1], g.y_step[2])
-                    if KEEPS and g.keeps_rows:
+                    if KEEPS and g.keeps_rows and some == y.step:
                         compute_rows(data, x, runs, panel, y, block.rows, some)
                     else:
                         compute(data, x, runs, panel, y, block.rows, some)

@@ -152,3 +152,17 @@ def test_rows_that_are_kept(monkeypatch, dtype, filters, bad, shape, stride, pad
             assert (memory[:first] == 7).all() and (memory[first + expected.size :] == 7).all()
     finally:
         plan.cache_clear()
+
+
+@pytest.mark.parametrize("stride", (2, 3))
+def test_rows_that_are_apart_are_not_kept(monkeypatch, stride):
+    """Those of a transposed convolution, each phase of which writes some of the positions."""
+    rng = np.random.default_rng(3)
+    x, w = integer_array(rng, (2, 200, 4), "float32"), integer_array(rng, (100, 5, 4), "float32")
+    expected = mlxconv.conv_transpose1d(x, w, stride=stride)
+    monkeypatch.setattr(blocking, "are_far", lambda moved_bytes: True)
+    plan.cache_clear()
+    try:
+        assert np.array_equal(mlxconv.ConvTranspose1d(w, stride=stride)(x), expected)
+    finally:
+        plan.cache_clear()
