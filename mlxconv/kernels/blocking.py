@@ -19,7 +19,7 @@ def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
     lines are shorter than a tile, or the last tile of each, which for most filters has MR rows, and
     rows that crowd a set of L1, waste more than the copies take, the last tile of all, and the taps
     that meet padding alone, which copied windows do not leave out."""
-    W, positions = int(g["out"][0, 2]), int(g["N"][0]) * math.prod(g["out"][0].tolist())
+    W, positions = int(g["out"][0, 2]), max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
     if g["MR"][0] > W:
         return True
     if g["panel_channels"][0] or g["phases"][0] > 1:
