@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import mlxconv
 from mlxconv import dispatch
-from mlxconv.kernels import blocking, schedule
+from mlxconv.kernels import blocking
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
 from tests import helpers
@@ -46,8 +46,8 @@ def able(case, dtype="float32"):
 
 
 def test_filters_that_workers_share(monkeypatch, always_parallel):
-    """Packed by the first step, for all: what only panels larger than L2 get otherwise."""
-    monkeypatch.setattr(schedule, "_packs_alone", lambda *sizes: False)
+    """Packed by the first step, for all: what only panels too large for L3 get otherwise."""
+    monkeypatch.setattr(blocking, "fit_side_by_side", lambda panel_bytes: False)
     monkeypatch.setattr(blocking, "meets_few", lambda *sizes: False)
     shared = 0
     for i, case in enumerate(random_cases(80, 99)):
