@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 
+def positions_of(g: np.ndarray) -> int:
+    """Of the output, all told."""
+    return int(g["N"][0]) * math.prod(g["out"][0].tolist())
+
+
 def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
     """Whether blocks gather their windows from anywhere, instead of being pieces of a line: where
     lines are shorter than a tile, or the last tile of each, which for most filters has MR rows, and
     rows that crowd a set of L1, waste more than the copies take, the last tile of all, and the taps
     that meet padding alone, which copied windows do not leave out."""
-    W, positions = int(g["out"][0, 2]), max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
+    W, positions = int(g["out"][0, 2]), max(1, positions_of(g))
     if g["MR"][0] > W:
         return True
     if g["panel_channels"][0] or g["phases"][0] > 1:
@@ -107,7 +112,7 @@ def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> 
     them takes less than to share what others have packed; and there are enough panels for equal
     shares, fewer where positions can be shared out as well, but not as many groups, which meet no
     input in common."""
-    positions, cores = int(g["N"][0]) * math.prod(g["out"][0].tolist()), processor.cores()
+    positions, cores = positions_of(g), processor.cores()
     itemsize, groups = np.dtype(elements.dtype).itemsize, int(g["groups"][0])
     return bool(
         g["phases"][0] == 1
@@ -138,8 +143,7 @@ def _shares_panels(g: np.ndarray, window: int, itemsize: int) -> bool:
 def block_rows(g: np.ndarray, by_line: bool) -> int:
     """Positions of the largest block."""
     if not by_line:
-        positions = int(g["N"][0]) * math.prod(g["out"][0].tolist())
-        return -(-positions // int(g["blocks"][0]))
+        return -(-positions_of(g) // int(g["blocks"][0]))
     tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
     return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
 
@@ -212,13 +216,13 @@ def panel_blocks(g: np.ndarray, panel_bytes: int, copied_bytes: int) -> int:
 def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
     """The same for blocks of gathered windows, which take up to half of L2; `few` are one."""
     MR, size = int(g["MR"][0]), window_pitch(g, elements)
-    positions = max(1, int(g["N"][0]) * math.prod(g["out"][0].tolist()))
+    positions = max(1, positions_of(g))
     room = processor.caches().L2_bytes // 2 // np.dtype(elements.dtype).itemsize
     rows = MR * max(1, min(8, room // max(1, size * MR)))
     blocks = 1 if few else max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
-    if cores < groups * blocks < EVEN * cores and groups * blocks % cores:
-        blocks += -blocks % cores
+    if groups * blocks > cores and not few:
+        blocks = max(blocks, min(even_blocks(blocks, groups, cores), positions // MR))
     parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
     return max(MR, -(-positions // blocks)) * size
@@ -268,6 +272,12 @@ JOB_FLOP = 6e5  # 6 us: a job costs up to 1 us beside its multiply-adds
 EVEN = 32  # jobs of a core, of which one more than of others is worth a smaller block
 
 
+def even_blocks(blocks: int, others: int, cores: int) -> int:
+    """So many blocks, or as many more as give all cores the same if there are `others` of each."""
+    jobs = blocks * others
+    return blocks if jobs >= EVEN * cores or jobs % cores == 0 else -(-blocks // cores) * cores
+
+
 def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
     """(blocks of a line, blocks of panels), so that every core gets an equal share of jobs.
 
@@ -277,8 +287,7 @@ def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float)
     cores = min(processor.cores(), max(1, round(flop / JOB_FLOP)))
     tiles = -(-W // MR)
     blocks = -(-W // positions)
-    if lines * blocks < EVEN * cores and lines * blocks % cores:
-        blocks = max(blocks, min(-(-blocks // cores) * cores, tiles // 2))
+    blocks = max(blocks, min(even_blocks(blocks, lines, cores), tiles // 2))
     panel_blocks = 1
     if lines * blocks < cores:
         panel_blocks = min(panels, -(-cores // max(1, lines * blocks)))
