@@ -58,6 +58,11 @@ def fma_per_cycle() -> int:
     return 1 if target()[1] == "znver4" and vector_bytes() == 64 else 2
 
 
+def flop_per_cycle() -> int:
+    """The float32 operations that a core does in a cycle at its peak."""
+    return 2 * vector_bytes() // 4 * fma_per_cycle()
+
+
 @lru_cache(1)
 def converts_float16() -> bool:
     """Whether there are instructions between float16 and float32."""
@@ -90,8 +95,9 @@ def caches() -> Caches:
 
 
 def far_bytes() -> int:
-    """The size from which an array that is written has left the caches since it was last."""
-    return caches().L3_bytes // 4
+    """The size from which an array that is written has left the caches since it was last: where
+    measured a quarter of L3, which others use as well, but all of it on Zen 5."""
+    return caches().L3_bytes // (1 if target()[1] == "znver5" else 4)
 
 
 def lines_per_set(step_bytes: int, rows: int) -> int:

@@ -103,7 +103,14 @@ def fit_side_by_side(panel_bytes: int) -> bool:
     return panel_bytes <= max(caches.L2_bytes, caches.L3_bytes // (2 * processor.cores()))
 
 
-PACK_FLOP = 16  # per weight: what a tile could do in the time that packing takes
+PACK_CYCLES = 0.5  # per weight
+
+
+def pack_flop(weights: int) -> float:
+    """What a tile could do in the time in which so many weights are packed."""
+    return PACK_CYCLES * processor.flop_per_cycle() * weights
+
+
 SHARED_LINE_FLOP = 5  # per output, where cores write lines of memory that are neighbours
 
 
@@ -136,7 +143,7 @@ def _shares_panels(g: np.ndarray, window: int, itemsize: int) -> bool:
     def wasted(jobs: int) -> float:
         return 2 * window * (-(-jobs // cores) * cores / max(1, jobs) - 1)
 
-    packing = PACK_FLOP * window * (cores - 1) / max(1, lines * W)
+    packing = pack_flop(window) * (cores - 1) / max(1, lines * W)
     return packing + wasted(lines * -(-W // MR)) > SHARED_LINE_FLOP + wasted(panels)
 
 
@@ -150,8 +157,8 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
 
 SHORT = 8  # blocks of a line leave out taps that only others meet the input with
 FROM_L3 = 24  # positions for which all panels are worth reading where L2 does not hold them
-BLOCK_FLOP = 1.4e5  # what a tile could do in the time that a block takes to begin, and more
-GROUP_FLOP = 6e4  # the same for each group of it
+BLOCK_CYCLES = 4400  # that a block takes to begin, and more
+GROUP_CYCLES = 1900  # the same for each group of it
 
 
 def line_blocks(
@@ -170,7 +177,8 @@ def line_blocks(
         positions = block_positions(MR, groups * x_bytes + y_bytes, panel_bytes)
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
     taps = met(g)
-    if np.mean((taps > 0) - taps) * flop > lines * SHORT * (BLOCK_FLOP + groups * GROUP_FLOP):
+    begins = (BLOCK_CYCLES + groups * GROUP_CYCLES) * processor.flop_per_cycle()
+    if np.mean((taps > 0) - taps) * flop > lines * SHORT * begins:
         least = 1 if few or panels * panel_bytes <= L2 else -(-FROM_L3 // MR)
         positions = min(positions, max(least, W // MR // SHORT) * MR)
     positions = max(MR, positions // MR * MR)
@@ -262,10 +270,11 @@ def streams(g: np.ndarray, elements: Elements, moved: int) -> bool:
 
 
 def are_far(moved_bytes: int) -> bool:
-    """Whether outputs are written past the caches, if so much is moved: two thirds of L3, which
-    others want as well.  1.1 to 1.4x from 23 to 29 MB of 32, and from 15 MB on if nothing is in L3
-    before, but half as fast if all of 15 MB is."""
-    return 3 * moved_bytes >= 2 * processor.caches().L3_bytes
+    """Whether outputs are written past the caches, if so much is moved: half of L3 more than what
+    stays there.  On Zen 4 1.1 to 1.4x from 23 to 29 MB of 32, and from 15 MB on if nothing is in L3
+    before, but half as fast if all of 15 MB is; on Zen 5 1.1 to 1.3x from 50 MB of 32 on, but half
+    as fast for 30 MB."""
+    return moved_bytes >= processor.caches().L3_bytes // 2 + processor.far_bytes()
 
 
 JOB_FLOP = 6e5  # 6 us: a job costs up to 1 us beside its multiply-adds

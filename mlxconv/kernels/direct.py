@@ -47,10 +47,14 @@ TILES = {
         Tile((10, 1), 0.7),  # 10 + 1 + 1 = 12 of 16, more would spill; 11 loads feed 10 FMA
     ),
     (32, 2): (
-        Tile((14, 2), 0.95),  # 28 + 2 + 1 = 31 of 32; 16 loads feed 28 FMA
-        Tile((10, 2), 0.93),  # 20 + 2 + 1; fits images of 7 x 7
-        Tile((8, 2), 0.92),  # 16 + 2 + 1 = 19 of 32; 10 loads feed 16 FMA
-        Tile((14, 1), 0.74),  # 14 + 1 + 1 = 16 of 32; 15 loads feed 14 FMA
+        Tile((6, 2), 0.95),  # 12 + 2 + 1 of 32: as many chains as hide the latency
+        Tile((7, 2), 0.95),  # 14 + 2 + 1; fits images of 7 x 7
+        Tile((8, 2), 0.95),  # 16 + 2 + 1; fits powers of two
+        Tile((10, 2), 0.95),  # 20 + 2 + 1
+        Tile((8, 3), 0.93),  # 24 + 3 + 1; 11 loads feed 24 FMA
+        Tile((20, 1), 0.88),  # 20 + 1 + 1; 21 loads feed 20 FMA
+        Tile((10, 1), 0.84),  # 10 + 1 + 1; 11 loads feed 10 FMA
+        Tile((7, 1), 0.77),  # 7 + 1 + 1: seven chains for the eight that hide the latency
     ),
     (32, 1): (
         Tile((14, 1), 0.95),  # 14 + 1 + 1 of 32
@@ -158,7 +162,8 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
     """(tile, that for filters it leaves over, phases, multiply-adds at full speed in whose time
     they do those of one position)."""
     filters, taps, stride, lanes = max(1, p.O // p.groups), p.K[-1], p.stride[-1], lanes_of(p)
-    packs = blocking.PACK_FLOP / 2 * processor.cores() / _positions(p)  # each worker does
+    packs = blocking.pack_flop(1) / 2 * processor.cores() / _positions(p)  # each worker does
+    starts = processor.fma_per_cycle()
     for tile in tiles():
         MR, NR, most = tile.shape[0], _filters(tile, lanes), 1
         if p.groups == p.kernel_dilation[-1] == 1 and taps > 1 and filters < NR:
@@ -169,7 +174,8 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
             took = _lanes(filters * phases, tile, narrow, lanes) * reach * (1 / phases + packs)
             sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
             rows = max(MR, narrow.shape[0]) if narrow else MR
-            took *= (1 + TILE_CYCLES / sums) * _slowdown(p, rows, phases, TAIL_CYCLES / sums)
+            tail = TAIL_CYCLES * starts / sums
+            took *= (1 + TILE_CYCLES * starts / sums) * _slowdown(p, rows, phases, tail)
             yield tile, narrow, phases, took * _writing(p, tile, rows)
 
 
@@ -231,7 +237,7 @@ def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None
     fitting = [
         t
         for t in tiles()
-        if t.shape[1] == 1 and 0 < left <= _filters(t, lanes) < NR
+        if 0 < left <= _filters(t, lanes) < NR
         if t.shape[0] <= MR or processor.filled(row_bytes, t.shape[0]) <= 1
     ]
     fitting = [t for t in fitting if t.shape[0] <= MR] or fitting

@@ -24,7 +24,7 @@ from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import fma, load, load_n, store, store_n, zero
 
 CHAINS = 4  # of multiply-adds: as many as their latency has cycles
-FEW = 4  # filters: a square takes as long as 100 of its weights, one by one
+FEW = 1  # filters: a square takes as long as 25 of its weights, one by one
 
 
 @lru_cache
@@ -59,7 +59,9 @@ def squares(vec, WHOLE):
     @kernel
     def pack_squares(w, source, step, panels, to, S, NR, n):
         """panels[to + s*NR + i] = w[source + i*step + s] for s < S and i < n; WHOLE squares have
-        LANES of either.  They are transposed inside parts of registers, then across them."""
+        LANES of either.  They are transposed inside parts of registers, then across them.  What
+        is missing is read from the last filter: to read nothing of a page that is not there takes
+        hundreds of cycles, and behind w there may be none."""
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S, LANES):
@@ -67,7 +69,7 @@ def squares(vec, WHOLE):
                 if WHOLE:
                     r[i] = load(vec, w, source + i * step + s)
                 else:
-                    r[i] = load_n(vec, w, source + i * step + s, S - s if i < n else 0)
+                    r[i] = load_n(vec, w, source + min(i, n - 1) * step + s, S - s)
             for k in static_range(INSIDE):  # registers 2, then 1 apart
                 for i in static_range(LANES):
                     if i // (PART >> (k + 1)) % 2 == 0:

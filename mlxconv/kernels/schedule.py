@@ -134,7 +134,7 @@ class Layout(NamedTuple):
     in_vectors: bool = False  # whether tiles read windows by vectors
     tap_block: int = 1  # taps of a line that are summed together
     phases: int = 1  # neighbouring positions that each row of a tile computes
-    narrow: Tile | None = None  # of one vector, for filters that are left over and fit into it
+    narrow: Tile | None = None  # of fewer, for filters that are left over and fit into them
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
@@ -172,7 +172,7 @@ def schedule_of(
         kernels["edge"] = layout.edge(1, 1, tile.vec(elements))
     whole = int(g["groups"][0] * g["panels"][0])
     panels, range_kernel = whole * window * NR + vec.lanes, blocks if by_line else gathered
-    packing = Step(packs(elements), whole, blocking.PACK_FLOP * panels)
+    packing = Step(packs(elements), whole, blocking.pack_flop(panels))
     computing = Step(range_kernel(elements, vec), math.prod(n for _, n in split), work)
     parts = int(g["group_blocks"][0] * g["panel_blocks"][0])
     panel_bytes = panels * np.dtype(elements.dtype).itemsize
@@ -208,7 +208,7 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
     g["MR"], narrow = tile.shape[0], layout.narrow
     if narrow:
         g["MR"] = max(tile.shape[0], narrow.shape[0])  # each block is enough for both
-        g["narrow_NR"] = narrow.vec(elements).lanes
+        g["narrow_NR"] = narrow.shape[1] * narrow.vec(elements).lanes
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), layout.tap_block
     return g
 
