@@ -95,9 +95,16 @@ def caches() -> Caches:
 
 
 def far_bytes() -> int:
-    """The size from which an array that is written has left the caches since it was last: where
-    measured a quarter of L3, which others use as well, but all of it on Zen 5."""
-    return caches().L3_bytes // (1 if target()[1] == "znver5" else 4)
+    """The size from which an array that is written has left the caches since it was last."""
+    return caches().L3_bytes // 4
+
+
+def streamed_bytes() -> int:
+    """How much input and output together have to be for outputs to be written past the caches: two
+    thirds of L3, which others use as well, but half more than all of it on Zen 5.  On Zen 4 1.1 to
+    1.4x from 23 to 29 MB of 32, and half as fast for 15 MB if L3 holds them; on Zen 5 1.1 to 1.8x
+    from 50 MB on, and half as fast for 29 MB."""
+    return caches().L3_bytes * (9 if target()[1] == "znver5" else 4) // 6
 
 
 def lines_per_set(step_bytes: int, rows: int) -> int:

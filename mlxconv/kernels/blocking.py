@@ -270,11 +270,8 @@ def streams(g: np.ndarray, elements: Elements, moved: int) -> bool:
 
 
 def are_far(moved_bytes: int) -> bool:
-    """Whether outputs are written past the caches, if so much is moved: half of L3 more than what
-    stays there.  On Zen 4 1.1 to 1.4x from 23 to 29 MB of 32, and from 15 MB on if nothing is in L3
-    before, but half as fast if all of 15 MB is; on Zen 5 1.1 to 1.3x from 50 MB of 32 on, but half
-    as fast for 30 MB."""
-    return moved_bytes >= processor.caches().L3_bytes // 2 + processor.far_bytes()
+    """Whether outputs are written past the caches, if so much is moved."""
+    return moved_bytes >= processor.streamed_bytes()
 
 
 JOB_FLOP = 6e5  # 6 us: a job costs up to 1 us beside its multiply-adds

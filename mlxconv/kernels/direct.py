@@ -10,13 +10,13 @@ Layout      a tile reads MR windows, `row` elements apart, and one panel of NR f
                 ...                                               : :    :   one row per element
 
 Registers   MR*NV accumulators + NV of a panel row + 1 broadcast: see TILES.
-Memory      lines of an output that no cache holds are asked for before a tile's sums: the stores
-            behind these would wait for each, 1.2 to 1.5x the time where windows are short.  They
-            are written past the caches where these hold none of it, see outputs.py; rows that do
-            not fill them are kept until they do, 1.2 to 1.5x, or else written by tiles of few rows,
-            1.1 to 1.4x: each row is a stream of its own.  Of an input
-            that comes from memory each step of a sum asks for a line of what the next tile reads,
-            0.5 to 0.95 of the time, and tiles of narrow groups for what later groups read.
+Memory      lines of an output that no cache holds are asked for a tile ahead: the stores would
+            wait for each, 1.2 to 1.5x the time where windows are short.  They are written past the
+            caches where these hold none of it, see outputs.py; rows that do not fill them are kept
+            until they do, 1.2 to 1.5x, or else written by tiles of few rows, 1.1 to 1.4x: each row
+            is a stream of its own.  Of an input that comes from memory each step of a sum asks for
+            a line of what the next tile reads, 0.5 to 0.95 of the time, and tiles of narrow groups
+            for what later groups read.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
             whatever the tile, the block or the number of threads.
 References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008;
@@ -51,6 +51,7 @@ TILES = {
         Tile((7, 2), 0.95),  # 14 + 2 + 1; fits images of 7 x 7
         Tile((8, 2), 0.95),  # 16 + 2 + 1; fits powers of two
         Tile((10, 2), 0.95),  # 20 + 2 + 1
+        Tile((14, 2), 0.93),  # 28 + 2 + 1; 16 loads feed 28 FMA
         Tile((8, 3), 0.93),  # 24 + 3 + 1; 11 loads feed 24 FMA
         Tile((20, 1), 0.88),  # 20 + 1 + 1; 21 loads feed 20 FMA
         Tile((10, 1), 0.84),  # 10 + 1 + 1; 11 loads feed 10 FMA
@@ -110,9 +111,10 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
                     for m in static_range(MR):
                         prefetch(vec, x.a, ahead + m * x.step)
                 if fetches:
+                    next_at = y.at + min(l + MR, positions - MR) * y.step + o
                     for m in static_range(MR):
                         for v in static_range(NV):
-                            prefetch(vec, y.a, at + m * y.step + v * LANES)
+                            prefetch(vec, y.a, next_at + m * y.step + v * LANES)
                 for m in static_range(MR):
                     for v in static_range(NV):
                         acc[m, v] = zero(vec)

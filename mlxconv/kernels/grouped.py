@@ -106,8 +106,9 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0, TILES_AH
                 o = min(p, filters - NR) if mode & OVERLAPS_ else p
                 at = y.at + l * y.step + o
                 if fetches:
+                    next_at = y.at + min(l + MR, positions - MR) * y.step + o
                     for m in static_range(MR):
-                        prefetch(vec, y.a, at + m * y.step)
+                        prefetch(vec, y.a, next_at + m * y.step)
                 if TILES_AHEAD and runs.count > 0:
                     ahead = x.at + (l + TILES_AHEAD * MR) * x.step + o // GROUP * C
                     ahead += runs.table[2 * runs.count - 2] + (runs.length - 1) * runs.step

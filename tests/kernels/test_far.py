@@ -44,7 +44,7 @@ def large(dtype, channels, groups, filters, taps):
     if L3 > 1 << 28:
         pytest.skip(f"a cache of {L3 >> 20} MB would take an array as large")
     rng = np.random.default_rng(0)
-    far = L3 + processor.far_bytes()
+    far = max(L3, processor.streamed_bytes())
     times = 1 + far // (PERIOD * (channels + filters) * np.dtype(dtype).itemsize)
     x = np.tile(integer_array(rng, (1, PERIOD, channels), dtype), (1, times, 1))
     return x, integer_array(rng, (filters, taps, channels // groups), dtype)
