@@ -65,8 +65,8 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     Transform(fft,     wins=lambda p: False, keeps_bits=False,
               loses="its error is relative to the norms of the data: it is for callers who ask"),
     # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x below
-    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not _are_few_filters(p),
-            loses="there is one group, or one channel and one filter in each, or dot takes less"),
+    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not _suit_others(p),
+            loses="there is one group, or one channel and one filter in each, or others take less"),
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
     # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16, and 0.6x where windows are
@@ -83,6 +83,18 @@ def _are_few_and_long(p: Problem) -> bool:
     """Whether there are few windows, and each has eight elements at least for each of them."""
     window = math.prod(p.K) * p.C // p.groups
     return p.N * math.prod(p.output_L) <= min(12, window // 8)
+
+
+LONG_SUMS = 144  # multiply-adds of an output
+MANY_CHANNELS = 20  # the same for one tap
+
+
+def _suit_others(p: Problem) -> bool:
+    """Whether groups are for dot, or take a vector each and have sums so long that the tiles of
+    direct, which are larger, take 0.85 to 1 of the time."""
+    filters, channels = p.O // p.groups, p.C // p.groups
+    is_long = channels >= MANY_CHANNELS or math.prod(p.K) * channels >= LONG_SUMS
+    return _are_few_filters(p) or (2 * filters > lanes_of(p) and is_long)
 
 
 def _are_few_filters(p: Problem) -> bool:

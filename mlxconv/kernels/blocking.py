@@ -252,7 +252,7 @@ def reads_ahead(g: np.ndarray, elements: Elements, moved: int) -> str:
     foresee.  Where the channels of a group are so few that nothing but the next group follows a
     line that is read, it is what the group after the next reads: takes 0.7 to 0.9 of the time."""
     itemsize = np.dtype(elements.dtype).itemsize
-    if moved * itemsize < 2 * processor.far_bytes() or elements.converts:
+    if moved * itemsize < processor.read_bytes() or elements.converts:
         return ""
     narrow = g["groups"][0] > 1 and int(g["C"][0]) * itemsize <= 2 * CACHE_LINE_BYTES
     return "GROUPS_AHEAD" if narrow else "TILES_AHEAD"

@@ -21,7 +21,7 @@ Layout      a panel holds the filters of as many groups as fit into a vector, an
 Registers   MR accumulators + TAPS rows of a panel + 1 row of x
 Memory      what later channels read is loaded while earlier ones are stored: addresses of the two
             must not look alike, see recycling.py.  Of an input that comes from memory, tiles ask
-            for what the next one reads, 0.6 to 0.95 of the time: MR rows are too many streams for
+            for what the next one reads, 0.3 to 0.95 of the time: MR rows are too many streams for
             the processor to foresee.  Not where the rows of both would crowd a set of L1.
 Order       every output is one chain of multiply-adds over lines of taps, blocks of TAPS taps,
             channels and taps in order; blocks are counted from the first tap of a line, whether
@@ -85,7 +85,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0, TILES_AH
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
     which has CHANNELS, or any number if that is 0.  Where they slide, positions are STRIDE taps
     apart.  The last taps of the tile that is so many AHEAD are asked for."""
-    NR, ROWS = vec.lanes // GROUP * GROUP, (MR - 1) * STRIDE + TAPS
+    LANES, NR, ROWS = vec.lanes, vec.lanes // GROUP * GROUP, (MR - 1) * STRIDE + TAPS
     IS_WHOLE, TURNS = vec.lanes % GROUP == 0, turns(GROUP, CHANNELS)
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
     are_far = far_outputs(NR, STREAMS, vec)
@@ -112,8 +112,9 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0, TILES_AH
                 if TILES_AHEAD and runs.count > 0:
                     ahead = x.at + (l + TILES_AHEAD * MR) * x.step + o // GROUP * C
                     ahead += runs.table[2 * runs.count - 2] + (runs.length - 1) * runs.step
-                    for m in static_range(MR):
-                        prefetch(vec, x.a, ahead + m * x.step)
+                    for i in range(0, NR // GROUP * C, LANES):
+                        for m in static_range(MR):
+                            prefetch(vec, x.a, ahead + m * x.step + i)
                 for m in static_range(MR):
                     acc[m] = zero(vec)
                 for r in range(runs.count):  # first loop: taps of a line and channels
