@@ -1,0 +1,40 @@
+"""Blocks of positions, and what they leave out."""
+
+import pytest
+
+from mlxconv.bench.shapes import Shape
+from mlxconv.dispatch import plan
+from mlxconv.kernels import blocking
+
+
+def geometry(L, K, C=1, O=20, **parameters):
+    return plan(Shape(1, L, C, O, K, **parameters).problem(), "direct").schedule.geometry
+
+
+@pytest.mark.parametrize("rows", (1, 2, 7, 40, 1000))
+@pytest.mark.parametrize(
+    ("L", "K", "stride", "padding", "dilation"),
+    [(50, 3, 1, 0, 1), (50, 5, 1, 4, 2), (40, 7, 3, 9, 2), (30, 5, 1, 200, 64), (9, 4, 2, 30, 7)],
+)
+def test_taps_that_blocks_compute(L, K, stride, padding, dilation, rows):
+    """`met` counts the taps of each block that some of its positions meet the input with."""
+    g = geometry(L, K, stride=stride, padding=padding, dilation=dilation)
+    W = int(g["out"][0, 2])
+    computed = 0
+    for first in range(0, W, rows):
+        block = range(first, min(first + rows, W))
+        for k in range(K):
+            if any(0 <= n * stride - padding + k * dilation < L for n in block):
+                computed += rows
+    share = blocking.met(g, rows)
+    assert blocking.met(g) <= share <= computed / (W * K) + 1e-9
+    if W % rows == 0:
+        assert share == pytest.approx(computed / (W * K))
+
+
+def test_blocks_are_short_where_taps_are_left_out():
+    """Where padding is longer than the input, they meet one tap or two; elsewhere they are long."""
+    long, short = geometry(5000, 5, C=64), geometry(138, 5, C=64, padding=1024, dilation=256)
+    assert long["out"][0, 2] > short["out"][0, 2]
+    assert blocking.block_rows(short, True) < blocking.block_rows(long, True) / 2
+    assert blocking.met(short, blocking.block_rows(short, True)) < 2 / 5
