@@ -52,7 +52,8 @@ TILES = {
         Tile((8, 2), 0.95),  # 16 + 2 + 1; fits powers of two
         Tile((10, 2), 0.95),  # 20 + 2 + 1
         Tile((14, 2), 0.93),  # 28 + 2 + 1; 16 loads feed 28 FMA
-        Tile((8, 3), 0.93),  # 24 + 3 + 1; 11 loads feed 24 FMA
+        Tile((8, 3), 0.94),  # 24 + 3 + 1; 11 loads feed 24 FMA
+        Tile((5, 4), 0.935),  # 20 + 4 + 1; 9 loads feed 20 FMA
         Tile((20, 1), 0.88),  # 20 + 1 + 1; 21 loads feed 20 FMA
         Tile((10, 1), 0.84),  # 10 + 1 + 1; 11 loads feed 10 FMA
         Tile((7, 1), 0.77),  # 7 + 1 + 1: seven chains for the eight that hide the latency
@@ -173,11 +174,14 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
         for phases in sorted({most, most // 2 or 1, 1}):
             narrow = _narrow(filters * phases, tile, lanes, _row_bytes(p, phases))
             reach = (taps + (phases - 1) * stride) / taps
-            took = _lanes(filters * phases, tile, narrow, lanes) * reach * (1 / phases + packs)
             sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
             rows = max(MR, narrow.shape[0]) if narrow else MR
             tail = TAIL_CYCLES * starts / sums
-            took *= (1 + TILE_CYCLES * starts / sums) * _slowdown(p, rows, phases, tail)
+            took = reach * (1 / phases + packs) * (1 + TILE_CYCLES * starts / sums)
+            took *= sum(
+                taken * _slowdown(p, part.shape[0], rows, phases, tail)
+                for part, taken in _taken(filters * phases, tile, narrow, lanes)
+            )
             yield tile, narrow, phases, took * _writing(p, tile, rows)
 
 
@@ -222,13 +226,14 @@ def _row_bytes(p: "Problem", phases: int) -> int:
     return p.stride[-1] * phases * p.C * itemsize_of(p)
 
 
-def _lanes(filters: int, tile: Tile, narrow: Tile | None, lanes: int) -> float:
-    """The lanes that so many filters take, weighted by the speed of their tiles."""
+def _taken(
+    filters: int, tile: Tile, narrow: Tile | None, lanes: int
+) -> Iterator[tuple[Tile, float]]:
+    """The tiles that compute so many filters, and the lanes of each, weighted by its speed."""
     NR = _filters(tile, lanes)
+    yield tile, (filters // NR if narrow else -(-filters // NR)) * NR / tile.efficiency
     if narrow:
-        rest = _filters(narrow, lanes) / narrow.efficiency
-        return filters // NR * NR / tile.efficiency + rest
-    return -(-filters // NR) * NR / tile.efficiency
+        yield narrow, _filters(narrow, lanes) / narrow.efficiency
 
 
 def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None:
@@ -247,15 +252,15 @@ def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None
     return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
 
 
-def _slowdown(p: "Problem", MR: int, phases: int, tail: float) -> float:
+def _slowdown(p: "Problem", MR: int, least: int, phases: int, tail: float) -> float:
     """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
     cut short, where positions that are left over by the phases take a tile and as long as so many
-    to begin, and where more rows share a set of L1 than it has ways.  Lines shorter than a tile are
-    copied, one behind the other."""
+    to begin, and where more rows share a set of L1 than it has ways.  Lines of fewer rows than the
+    `least` of a block are copied, one behind the other."""
     W, filters = p.output_L[-1], max(1, p.O // p.groups)
     rows, left = W // phases, W % phases
     copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / (2 * filters)
-    if rows < MR:
+    if rows < least:
         positions = _positions(p)
         return -(-positions // MR) * MR / positions * (1 + copies)
     crowded = blocking.crowding(_row_bytes(p, phases), MR)
