@@ -39,8 +39,9 @@ from mlxconv.simd.words import broadcast, fma, load, prefetch, store, store_n, s
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# (registers of the machine, multiply-adds that start in a cycle) -> tiles.  With one a cycle the
-# smallest tile is as fast as any, and wastes least; where its rows crowd a set of L1, others win.
+# (registers of the machine, multiply-adds that start in a cycle) -> tiles.  Those that hide the
+# latency are as fast as larger ones, and waste less: with one a cycle of seven sums, with two of
+# twelve, if of two vectors, lest loads be the bound.  Where rows crowd a set of L1, others win.
 TILES = {
     (16, 2): (
         Tile((6, 2), 0.9),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA

@@ -134,7 +134,7 @@ class Layout(NamedTuple):
     in_vectors: bool = False  # whether tiles read windows by vectors
     tap_block: int = 1  # taps of a line that are summed together
     phases: int = 1  # neighbouring positions that each row of a tile computes
-    narrow: Tile | None = None  # of fewer, for filters that are left over and fit into them
+    narrow: Tile | None = None  # of fewer vectors, for filters that are left over
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
