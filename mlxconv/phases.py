@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -102,8 +102,10 @@ class Weave(NamedTuple):
     tap_step: int  # along the last axis, from the taps of a phase to those of the next
 
     def filters(self, w: np.ndarray) -> np.ndarray:
-        """Those of `problem`, as a view of all filters `w`: (banks, O, ..., C), or (O, ..., C)."""
-        taps = w[(slice(None), *self.first.taps)]
+        """Those of `problem`, as a view of all filters `w`: (banks, O, ..., C), or (O, ..., C), and
+        before these the axis of groups, if `w` has one."""
+        rows: tuple[Any, ...] = (..., *self.first.taps, slice(None))
+        taps: np.ndarray = w[rows]
         if self.banks == 1:
             return taps
         strides = (self.tap_step * w.strides[-2], *taps.strides)
@@ -238,7 +240,8 @@ class PhasedPlan(Planned):
 
     def _turned(self, w: np.ndarray) -> np.ndarray:
         """The filters as the parts are to see them."""
-        return np.flip(w, tuple(range(1, w.ndim - 1))) if self.problem.flip else w
+        axes = range(-1 - len(self.problem.K), -1)
+        return np.flip(w, tuple(axes)) if self.problem.flip else w
 
 
 def _joined(schedules: Sequence[Schedule]) -> Schedule:

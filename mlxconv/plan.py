@@ -197,6 +197,7 @@ class Plan(Planned):
             and w.dtype is self.dtype
             and (w.shape[-1] == 1 or w.itemsize in (w.strides[-1], w.strides[first]))
             and w.flags.aligned
+            and first <= 1  # not of groups and banks
             and (first == 0 or self.problem.groups in (1, self.schedule.geometry["groups"][0]))
         )
 

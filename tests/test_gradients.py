@@ -42,6 +42,23 @@ def test_adjoint(case):
             assert inner(run(step), dy) == da.flat[i]
 
 
+@pytest.mark.parametrize("dtype", ("f4", "f8"))
+@pytest.mark.parametrize("filters", (4, 6, 64))
+@pytest.mark.parametrize(
+    ("stride", "dilation"),
+    (((2, 2), (2, 1)), ((2, 2), (2, 11)), ((1, 2), (1, 1)), ((3, 2), (3, 3))),
+)
+def test_filters_of_groups_are_read_where_they_lie(stride, dilation, filters, dtype):
+    """Phases along one axis that take all of its taps, along the other every second."""
+    rng = np.random.default_rng(2)
+    x = integer_array(rng, (2, 8, 60, 64), dtype)
+    w = integer_array(rng, (filters, 2, 3, 32), dtype)
+    y = mlxconv.conv_general(x, w, stride, 11, dilation, groups=2)
+    dy = integer_array(rng, y.shape, dtype)
+    dx = mlxconv.conv_general_input_grad(dy, w, x.shape, stride, 11, dilation, groups=2)
+    assert inner(y.astype("f8"), dy) == inner(x.astype("f8"), dx)
+
+
 def test_pieces_do_not_change_sums(monkeypatch):
     rng = np.random.default_rng(1)
     x, w = integer_array(rng, (3, 50, 9, 4), "f4"), integer_array(rng, (40, 3, 2, 2), "f4")
