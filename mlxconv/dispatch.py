@@ -66,7 +66,7 @@ VARIANTS: Final = (  # tried in order; the last takes anything
               loses="its error is relative to the norms of the data: it is for callers who ask"),
     # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x below
     Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not _suit_others(p),
-            loses="there is one group, or one channel and one filter in each, or others take less"),
+            loses="there is one group, or one channel and filter each, or dot or direct wins"),
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
     # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16, and 0.6x where windows are
@@ -91,8 +91,8 @@ def _are_few_and_long(p: Problem) -> bool:
     return p.N * math.prod(p.output_L) <= min(12, most)
 
 
-LONG_SUMS = 144  # multiply-adds of an output
-MANY_CHANNELS = 20  # the same for one tap
+LONG_SUMS = 144  # multiply-adds of an output from which the larger tiles of direct take less time
+MANY_CHANNELS = 20  # of a group, from which they do even with one tap
 
 
 def _suit_others(p: Problem) -> bool:

@@ -167,7 +167,6 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
     they do those of one position)."""
     filters, taps, stride, lanes = max(1, p.O // p.groups), p.K[-1], p.stride[-1], lanes_of(p)
     packs = blocking.pack_flop(1) / 2 * processor.cores() / _positions(p)  # each worker does
-    starts = processor.fma_per_cycle()
     for tile in tiles():
         MR, NR, most = tile.shape[0], _filters(tile, lanes), 1
         if p.groups == p.kernel_dilation[-1] == 1 and taps > 1 and filters < NR:
@@ -176,11 +175,11 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
             narrow = _narrow(filters * phases, tile, lanes, _row_bytes(p, phases))
             reach = (taps + (phases - 1) * stride) / taps
             sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
+            cycles = sums / processor.fma_per_cycle()
             rows = max(MR, narrow.shape[0]) if narrow else MR
-            tail = TAIL_CYCLES * starts / sums
-            took = reach * (1 / phases + packs) * (1 + TILE_CYCLES * starts / sums)
+            took = reach * (1 / phases + packs) * (1 + TILE_CYCLES / cycles)
             took *= sum(
-                taken * _slowdown(p, part.shape[0], rows, phases, tail)
+                taken * _slowdown(p, part.shape[0], rows, phases, TAIL_CYCLES / cycles)
                 for part, taken in _taken(filters * phases, tile, narrow, lanes)
             )
             yield tile, narrow, phases, took * _writing(p, tile, rows)
