@@ -48,13 +48,13 @@ def row_copies(elements, vec):
             widen_run(x, source, scratch, to, count)
 
     @kernel(inline="always")
-    def copy_row(g, x, scratch, source, to):
-        """scratch[to + c] = x[source + c * x_channel] for the channels of a row."""
-        if g.x_channel == 1:
-            copy_run(x, scratch, source, to, g.channels)
+    def copy_row(x, scratch, source, to, channels, apart):
+        """scratch[to + c] = x[source + c * apart] for the channels of a row."""
+        if apart == 1:
+            copy_run(x, scratch, source, to, channels)
         else:
-            for c in range(g.channels):
-                scratch[to + c] = widen(x[source + c * g.x_channel])
+            for c in range(channels):
+                scratch[to + c] = widen(x[source + c * apart])
 
     @kernel(inline="always")
     def copy_rows(g, x, scratch, base, first, rows, c0, at):
@@ -62,17 +62,17 @@ def row_copies(elements, vec):
         0 outside the input."""  # to pass all of `data` would take longer than to copy a few rows
         lo = min(rows, max(0, -first))
         hi = max(lo, min(rows, g.L[2] - first))
-        width, step = g.width, g.x_step[2]
-        source = base + first * step + c0 * g.x_channel
+        width, step, channels, apart = g.width, g.x_step[2], g.channels, g.x_channel
+        source = base + first * step + c0 * apart
         clear(scratch, at, lo * width)
         clear(scratch, at + hi * width, (rows - hi) * width)
-        if g.x_channel == 1 and width == g.channels and width == step:
+        if apart == 1 and width == channels and width == step:
             lo, hi = lo * width, hi * width  # rows without gaps
             copy_run(x, scratch, source + lo, at + lo, hi - lo)
         else:
             for i in range(lo, hi):
-                copy_row(g, x, scratch, source + i * step, at + i * width)
-                if width > g.channels:
-                    clear(scratch, at + i * width + g.channels, width - g.channels)
+                copy_row(x, scratch, source + i * step, at + i * width, channels, apart)
+                if width > channels:
+                    clear(scratch, at + i * width + channels, width - channels)
 
     return copy_rows

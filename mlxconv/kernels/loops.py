@@ -46,6 +46,7 @@ from mlxconv.kernels.window import (
     reach_of,
     staying,
     strip_views,
+    strips_call,
     window_in_place,
     windows,
 )
@@ -90,14 +91,8 @@ def computes(elements):
             last = Rows(panel.a, panel.at + whole // g.NR * panel.step, 0)
             behind = Rows(out.a, out.at + whole, out.step)
             call_tile(g.narrow, x, runs, last, behind, rows, left, 0)
-        if g.checks == OUTPUTS_:
-            if out.step == filters:
-                if not is_finite(out.a, out.at, positions * filters):
-                    data.counters[SUSPECT] = 1
-            else:
-                for m in range(positions):
-                    if not is_finite(out.a, out.at + m * out.step, filters):
-                        data.counters[SUSPECT] = 1
+        if g.checks == OUTPUTS_ and not is_finite(out.a, out.at, positions, out.step, filters):
+            data.counters[SUSPECT] = 1
         if positions < g.MR:
             for m in range(positions):
                 copy_run(kept.a, kept.at + m * kept.step, y.a, y.at + m * y.step, filters)
@@ -133,7 +128,8 @@ def packs_once(elements):
 @lru_cache
 def runs_block(elements):
     """run for these types of input and output."""
-    open_window, input_of = windows(elements), inputs(elements)
+    open_window, call_strips = windows(elements), strips_call(elements)
+    input_of = inputs(elements)
     compute, KEEPS = computes(elements), int(elements.output == elements.dtype)
     compute_rows = computes_rows(vec_of(elements.dtype, processor.vector_bytes()), compute)
     ROOM = processor.caches().L1_bytes // 2 // np.dtype(elements.dtype).itemsize
@@ -153,7 +149,7 @@ def runs_block(elements):
             many = max(1, ROOM // max(1, shared)) * g.NR
         for group in range(block.g0, block.g1):
             if group > block.g0 and not w.in_place:
-                w = open_window(data, block, group)
+                call_strips(g.strips, data, block.n, group * g.group_channels, w.d, w.h, w.w)
             shift = (group - block.g0) * g.group_channels if w.in_place else 0
             at = w.first + shift + block.p0 * g.panel_channels
             to = block.to + group * g.O + first

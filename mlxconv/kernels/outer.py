@@ -193,7 +193,7 @@ def sum_writers(vec):
                     turn_whole(a, source, NR, y, to + c, packed, columns, LANES)
                     rest, left = to + c + packed * columns, min(LANES, columns - c)
                     turn_edges(a, source + packed, NR, y, rest, n - packed, columns, left)
-        return is_finite(a, sums.at, -(-filters // NR) * sums.step)
+        return is_finite(a, sums.at, 1, 0, -(-filters // NR) * sums.step)
 
     return write_sums
 

@@ -33,16 +33,22 @@ def finite(vec):
     LANES, CHAINS_ = vec.lanes, CHAINS
 
     @kernel
-    def is_finite(a, first, size):
-        """Whether none of `size` numbers is an infinity or NaN: only those times zero are not
-        zero."""
+    def is_finite(a, first, rows, step, size):
+        """Whether none of the `size` numbers of each of these rows, `step` apart, is an infinity or
+        NaN: only those times zero are not zero."""
+        if step == size:  # rows without gaps
+            rows, size = 1, rows * size
         acc = registers(CHAINS_, fill=zero(vec))
         several = size - size % (CHAINS_ * LANES)
-        for i in range(first, first + several, CHAINS_ * LANES):
+        for m in range(rows):
+            at = first + m * step
+            for i in range(at, at + several, CHAINS_ * LANES):
+                for j in static_range(CHAINS_):
+                    acc[j] = fma(load(vec, a, i + j * LANES), zero(vec), acc[j])
             for j in static_range(CHAINS_):
-                acc[j] = fma(load(vec, a, i + j * LANES), zero(vec), acc[j])
-        for i in range(first + several, first + size, LANES):
-            acc[0] = fma(load_n(vec, a, i, first + size - i), zero(vec), acc[0])
+                left = size - several - j * LANES
+                if left > 0:
+                    acc[j] = fma(load_n(vec, a, at + several + j * LANES, left), zero(vec), acc[j])
         for j in static_range(CHAINS_ - 1):
             acc[0] = fma(acc[j + 1], zero(vec), acc[0])
         return sum_lanes(acc[0]) == 0
@@ -161,7 +167,7 @@ def packers(elements, vec):
             source = i // g.K[1] * g.w_step[0] + i % g.K[1] * g.w_step[1] + k * g.w_step[2]
             at = to + (i * line + k * g.C) * NR
             pack_run(data, unit, g.w_offset + source, panels, at, NR, filters)
-        if g.checks == FILTERS_ and not is_finite(panels, to, lines * line * NR):
+        if g.checks == FILTERS_ and not is_finite(panels, to, 1, 0, lines * line * NR):
             data.counters[SUSPECT] = 1
 
     return pack_panel
