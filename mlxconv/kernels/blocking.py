@@ -198,8 +198,17 @@ def line_blocks(
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
     g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
     if few:
-        shares = min(-(-4 * processor.cores() // (groups * panels)), int(g["tiles"][0]))
-        g["blocks"] = max(shares, -(-W // positions))
+        g["blocks"] = max(_shares(g, groups * panels, flop), -(-W // positions))
+
+
+def _shares(g: np.ndarray, panels: int, flop: float) -> int:
+    """The blocks of positions that give all cores the same where there are so few panels, unless it
+    takes longer to begin them than some cores would wait."""
+    cores = processor.cores()
+    shares = min(-(-4 * cores // panels), int(g["tiles"][0]))
+    waiting = (-panels % cores) * flop / panels
+    begins = panels * (shares - 1) * BLOCK_CYCLES * processor.flop_per_cycle()
+    return shares if waiting > begins else 1
 
 
 def window_pitch(g: np.ndarray, elements: Elements) -> int:
@@ -230,8 +239,10 @@ def panel_blocks(g: np.ndarray, panel_bytes: int, copied_bytes: int) -> int:
     return min(panels, parts + -parts % cores)
 
 
-def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
-    """The same for blocks of gathered windows, which take up to half of L2; `few` are one."""
+def gathered_blocks(g: np.ndarray, elements: Elements, flop: float, few: bool) -> int:
+    """The same for blocks of gathered windows, which take up to half of L2; `few` are one.  Where
+    these are fewer than cores, more of them copy windows in shares, or parts of the panels pack
+    filters in shares, whichever are more."""
     MR, size = int(g["MR"][0]), window_pitch(g, elements)
     positions = max(1, positions_of(g))
     room = processor.caches().L2_bytes // 2 // np.dtype(elements.dtype).itemsize
@@ -240,7 +251,10 @@ def gathered_blocks(g: np.ndarray, elements: Elements, few: bool) -> int:
     cores, groups = processor.cores(), int(g["groups"][0])
     if groups * blocks > cores and not few:
         blocks = max(blocks, min(even_blocks(blocks, groups, cores), positions // MR))
-    parts = min(int(g["panels"][0]), -(-cores // max(1, blocks * groups)))
+    missing = -(-sharing(flop) // (groups * blocks))
+    if missing > 1 and not few and (positions > g["O"][0] or g["panels"][0] < missing):
+        blocks = max(blocks, min(missing * blocks, positions // MR))
+    parts = min(int(g["panels"][0]), -(-cores // (groups * blocks)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
     return max(MR, -(-positions // blocks)) * size
 
@@ -293,14 +307,18 @@ def even_blocks(blocks: int, others: int, cores: int) -> int:
     return blocks if jobs >= EVEN * cores or jobs % cores == 0 else -(-blocks // cores) * cores
 
 
+def sharing(flop: float) -> int:
+    """The cores that so much work is worth."""
+    return min(processor.cores(), max(1, round(flop / JOB_FLOP)))
+
+
 def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
     """(blocks of a line, blocks of panels), so that every core gets an equal share of jobs.
 
     Lines too few for that are cut into smaller blocks, down to two tiles and JOB_FLOP; where that
     is still too little, the panels are split as well.
     """
-    cores = min(processor.cores(), max(1, round(flop / JOB_FLOP)))
-    tiles = -(-W // MR)
+    cores, tiles = sharing(flop), -(-W // MR)
     blocks = -(-W // positions)
     blocks = max(blocks, min(even_blocks(blocks, lines, cores), tiles // 2))
     panel_blocks = 1

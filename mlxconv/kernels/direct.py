@@ -178,11 +178,22 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
             cycles = sums / processor.fma_per_cycle()
             rows = max(MR, narrow.shape[0]) if narrow else MR
             took = reach * (1 / phases + packs) * (1 + TILE_CYCLES / cycles)
+            parts = list(_taken(filters * phases, tile, narrow, lanes))
+            copies = _gathered(p) / sum(taken for _, taken in parts)
             took *= sum(
-                taken * _slowdown(p, part.shape[0], rows, phases, TAIL_CYCLES / cycles)
-                for part, taken in _taken(filters * phases, tile, narrow, lanes)
+                taken * _slowdown(p, part.shape[0], rows, phases, TAIL_CYCLES / cycles, copies)
+                for part, taken in parts
             )
+            took *= _idle(p, rows, -(-filters * phases // NR))
             yield tile, narrow, phases, took * _writing(p, tile, rows)
+
+
+def _idle(p: "Problem", rows: int, panels: int) -> float:
+    """How much longer it takes where there are fewer jobs than cores: blocks of a line are of two
+    tiles at least, each of so many rows."""
+    W = p.output_L[-1]
+    tiles = _positions(p) // rows if rows > W else _positions(p) // W * (-(-W // rows) // 2 or 1)
+    return max(1.0, blocking.sharing(p.flop) / (p.groups * panels * max(1, tiles)))
 
 
 def _writing(p: "Problem", tile: Tile, rows: int) -> float:
@@ -252,17 +263,21 @@ def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None
     return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
 
 
-def _slowdown(p: "Problem", MR: int, least: int, phases: int, tail: float) -> float:
+def _gathered(p: "Problem") -> float:
+    """The multiply-adds in whose time an element of a window is copied."""
+    return blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / 2
+
+
+def _slowdown(p: "Problem", MR: int, least: int, phases: int, tail: float, copies: float) -> float:
     """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
     cut short, where positions that are left over by the phases take a tile and as long as so many
     to begin, and where more rows share a set of L1 than it has ways.  Lines of fewer rows than the
-    `least` of a block are copied, one behind the other."""
-    W, filters = p.output_L[-1], max(1, p.O // p.groups)
+    `least` of a block are copied, one behind the other, which takes `copies` times as long."""
+    W = p.output_L[-1]
     rows, left = W // phases, W % phases
-    copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / (2 * filters)
     if rows < least:
         positions = _positions(p)
-        return -(-positions // MR) * MR / positions * (1 + copies)
+        return -(-max(positions, least) // MR) * MR / positions * (1 + copies)
     crowded = blocking.crowding(_row_bytes(p, phases), MR)
     tiles = -(-rows // MR) + (left > 0) * (1 + tail)
     return tiles * MR * phases / W * min(crowded, 1 + copies)

@@ -153,8 +153,9 @@ def schedule_of(
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
-    work = _work(g, window, layout.over_groups > 0)
-    strip, few = _blocked(p, g, tile, layout, elements, work)
+    gathers = blocking.gathers(g, tile.shape[0], np.dtype(elements.dtype).itemsize)
+    work = _work(g, window, layout.over_groups > 0, gathers)
+    strip, few = _blocked(p, g, tile, layout, elements, work, gathers)
     split, by_line = _split(g), bool(g["tiles"][0])
     written = math.prod(p.output_shape)
     moved = math.prod(p.input_shape) + written
@@ -214,17 +215,22 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
 
 
 def _blocked(
-    p: "Problem", g: np.ndarray, tile: Tile, layout: Layout, elements: Elements, work: float
+    p: "Problem",
+    g: np.ndarray,
+    tile: Tile,
+    layout: Layout,
+    elements: Elements,
+    work: float,
+    gathers: bool,
 ) -> tuple[int, bool]:
     """Set the blocks; returns the elements of a strip of input, or of the windows that a block
     gathers, and whether there are few positions."""
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     shares = not (layout.over_groups or layout.by_filter)
     itemsize = np.dtype(elements.dtype).itemsize
-    gathers = blocking.gathers(g, tile.shape[0], itemsize)
     few = shares and blocking.meets_few(g, window, elements, gathers)
     if gathers:
-        strip = blocking.gathered_blocks(g, elements, few)
+        strip = blocking.gathered_blocks(g, elements, work, few)
     else:
         if layout.edge:
             blocking.stay_or_copy(g, lanes_of(p), itemsize)
@@ -289,10 +295,11 @@ TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
 OVER_GROUPS = 3  # a multiply-add that loads its operand waits for it
 
 
-def _work(g: np.ndarray, window: int, over_groups: bool) -> float:
+def _work(g: np.ndarray, window: int, over_groups: bool, gathers: bool) -> float:
     """What the tiles compute, zeros and lanes that nobody needs as well, in FLOP at full speed."""
-    lines = int((g["N"] * g["out"][0, 0] * g["out"][0, 1])[0])
-    tiles = lines * -(-int(g["out"][0, 2]) // int(g["MR"][0])) * int((g["groups"] * g["panels"])[0])
+    MR, W, positions = int(g["MR"][0]), int(g["out"][0, 2]), blocking.positions_of(g)
+    tiles = -(-positions // MR) if gathers else positions // max(1, W) * -(-W // MR)
+    tiles *= int((g["groups"] * g["panels"])[0])
     per_tile = 2 * int((g["MR"] * g["NR"])[0]) * window * (OVER_GROUPS if over_groups else 1)
     return float(tiles * (per_tile + TILE_FLOP))
 

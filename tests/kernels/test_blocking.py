@@ -2,6 +2,7 @@
 
 import pytest
 
+from mlxconv import processor
 from mlxconv.bench.shapes import Shape
 from mlxconv.dispatch import plan
 from mlxconv.kernels import blocking
@@ -38,3 +39,23 @@ def test_blocks_are_short_where_taps_are_left_out():
     assert long["out"][0, 2] > short["out"][0, 2]
     assert blocking.block_rows(short, True) < blocking.block_rows(long, True) / 2
     assert blocking.met(short, blocking.block_rows(short, True)) < 2 / 5
+
+
+def split(problem, variant="direct"):
+    return dict(plan(problem, variant).schedule.split)
+
+
+def test_few_positions_leave_no_core_idle():
+    """Gathered windows that one panel meets are shared out, however few; and a tile that leaves one
+    job, of many weights, is not taken."""
+    by_positions = split(Shape(9, 9, 274, 20, 5).problem())
+    assert by_positions["blocks of positions"] >= processor.cores()
+    by_panels = split(Shape(1, 18, 344, 40, 11).problem())
+    assert by_panels["blocks of panels"] * by_panels["blocks of positions"] > 1
+
+
+def test_small_jobs_are_few():
+    """Positions are not cut for the sake of equal shares where a share is less than a job costs."""
+    small, large = (Shape(1, 36, C, 208, 1).problem() for C in (16, 4000))
+    assert split(small)["blocks of positions"] == 1
+    assert split(large)["blocks of positions"] > 1
