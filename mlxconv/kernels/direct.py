@@ -75,7 +75,9 @@ TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
 WITHIN = 1.6  # lines of memory that others would write past them
 APART = 0.015  # more for each row of a tile that shares lines with others: a stream of its own
 KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
-MOST_SUMS = 16  # of tiles that ask ahead: between prefetches LLVM moves loads, and spills of more
+# Tiles that do not ask ahead: LLVM computes two steps at once, loads before it asks, and spills.
+LATE = ((10, 2),)
+WAITING = 1.25  # of the time of others, where an input comes from memory
 
 
 def tiles() -> tuple[Tile, ...]:
@@ -89,7 +91,7 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
     for STREAMS.  What the group or the tile reads that is so many AHEAD, its last tap, is asked
     for: of a group at once, of a tile line by line."""
     LANES, NR = vec.lanes, NV * vec.lanes
-    TILES_AHEAD = TILES_AHEAD if MR * NV <= MOST_SUMS else 0
+    TILES_AHEAD = 0 if (MR, NV) in LATE else TILES_AHEAD
     are_far = far_outputs(NR, STREAMS, vec)
 
     @kernel
@@ -185,6 +187,7 @@ def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
                 for part, taken in parts
             )
             took *= _idle(p, rows, -(-filters * phases // NR))
+            took *= WAITING if tile.shape in LATE and _moved(p) >= processor.read_bytes() else 1
             yield tile, narrow, phases, took * _writing(p, tile, rows)
 
 
@@ -208,8 +211,12 @@ def _writing(p: "Problem", tile: Tile, rows: int) -> float:
 
 def _is_far(p: "Problem") -> bool:
     """Whether no cache holds the outputs."""
-    moved = math.prod(p.input_shape) + math.prod(p.output_shape)
-    return blocking.are_far(moved * itemsize_of(p))
+    return blocking.are_far(_moved(p))
+
+
+def _moved(p: "Problem") -> int:
+    """Bytes of input and output."""
+    return (math.prod(p.input_shape) + math.prod(p.output_shape)) * itemsize_of(p)
 
 
 def _keeps_rows(p: "Problem", tile: Tile) -> bool:
