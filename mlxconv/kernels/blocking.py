@@ -32,7 +32,8 @@ def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
     crowded = crowding(int(g["stride"][0, 2] * g["x_step"][0, 2]) * itemsize, MR)
     by_line, gathered = -(-W // MR) * MR / W, -(-positions // MR) * MR / positions
     wasted = (by_line - gathered + met(g) - 1 + crowded - 1) * 2 * int(g["O"][0])
-    return wasted > gather_flop(int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0]))
+    taps, dilation, channels = int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0])
+    return wasted > READ_AGAIN_FLOP + gather_flop(taps, dilation, channels)
 
 
 def crowding(step_bytes: int, MR: int) -> float:
@@ -85,7 +86,8 @@ def meets_padding(p: "Problem") -> bool:
     return any(whole_windows(*axis) < axis[1] for axis in axes)
 
 
-GATHER_FLOP = 35  # per element, and for what its blocks, of fewer positions, read again
+GATHER_FLOP = 12  # per element
+READ_AGAIN_FLOP = 23  # ... by its blocks, which have fewer positions
 PIECE_FLOP = 1000  # to copy a piece of a window: 10 ns beside its elements
 
 
@@ -105,7 +107,7 @@ def fit_side_by_side(panel_bytes: int) -> bool:
     return panel_bytes <= max(caches.L2_bytes, caches.L3_bytes // (2 * processor.cores()))
 
 
-PACK_CYCLES = 0.5  # per weight
+PACK_CYCLES = 0.3  # per weight
 
 
 def pack_flop(weights: int) -> float:
@@ -114,6 +116,11 @@ def pack_flop(weights: int) -> float:
 
 
 SHARED_LINE_FLOP = 5  # per output, where cores write lines of memory that are neighbours
+
+
+def are_few(positions: int, filters: int) -> bool:
+    """Whether positions are so few beside filters that it is these that are shared out."""
+    return positions * processor.cores() <= 2 * filters
 
 
 def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> bool:
@@ -125,7 +132,7 @@ def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> 
     itemsize, groups = np.dtype(elements.dtype).itemsize, int(g["groups"][0])
     return bool(
         g["phases"][0] == 1
-        and positions * cores <= 2 * g["O"][0]
+        and are_few(positions, int(g["O"][0]))
         and groups < 4 * cores
         and groups * g["panels"][0] >= (4 if gathers else 2) * cores
         and positions * window * itemsize <= WINDOWS_BYTES

@@ -23,16 +23,14 @@ References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Mult
             E. Georganas et al., Anatomy of High-Performance Deep Learning Convolutions, 2018.
 """
 
-import math
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
-from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.kernels import blocking
 from mlxconv.kernels.outputs import far_outputs
-from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
+from mlxconv.kernels.schedule import Layout, Schedule, Tile, schedule_of
+from mlxconv.kernels.tiling import fastest
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import broadcast, fma, load, prefetch, store, store_n, stream, zero
 
@@ -69,15 +67,8 @@ TILES = {
     ),
 }
 
-TILE_CYCLES = 8  # of a tile beside its multiply-adds and what all tiles take for an output
-TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
-# of the time of tiles that write within the caches what is far
-WITHIN = 1.6  # lines of memory that others would write past them
-APART = 0.015  # more for each row of a tile that shares lines with others: a stream of its own
-KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
 # Tiles that do not ask ahead: LLVM computes two steps at once, loads before it asks, and spills.
 LATE = ((10, 2),)
-WAITING = 1.25  # of the time of others, where an input comes from memory
 
 
 def tiles() -> tuple[Tile, ...]:
@@ -158,133 +149,12 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
-    tile, narrow, phases, _ = min(_choices(p), key=lambda choice: choice[-1])
-    keeps, ahead = _keeps_rows(p, tile), tuple(blocking.AHEAD)
-    layout = Layout(phases=phases, narrow=narrow, may_stream=True, keeps_rows=keeps, ahead=ahead)
-    return schedule_of(p, micro_kernel, tile, layout)
-
-
-def _choices(p: "Problem") -> Iterator[tuple[Tile, Tile | None, int, float]]:
-    """(tile, that for filters it leaves over, phases, multiply-adds at full speed in whose time
-    they do those of one position)."""
-    filters, taps, stride, lanes = max(1, p.O // p.groups), p.K[-1], p.stride[-1], lanes_of(p)
-    packs = blocking.pack_flop(1) / 2 * processor.cores() / _positions(p)  # each worker does
-    for tile in tiles():
-        MR, NR, most = tile.shape[0], _filters(tile, lanes), 1
-        if p.groups == p.kernel_dilation[-1] == 1 and taps > 1 and filters < NR:
-            most = max(1, min(NR // filters, p.output_L[-1] // MR))
-        for phases in sorted({most, most // 2 or 1, 1}):
-            narrow = _narrow(filters * phases, tile, lanes, _row_bytes(p, phases))
-            reach = (taps + (phases - 1) * stride) / taps
-            sums = MR * tile.shape[1] / tile.share * max(1, reach * taps * (p.C // p.groups))
-            cycles = sums / processor.fma_per_cycle()
-            rows = max(MR, narrow.shape[0]) if narrow else MR
-            took = reach * (1 / phases + packs) * (1 + TILE_CYCLES / cycles)
-            parts = list(_taken(filters * phases, tile, narrow, lanes))
-            copies = _gathered(p) / sum(taken for _, taken in parts)
-            took *= sum(
-                taken * _slowdown(p, part.shape[0], rows, phases, TAIL_CYCLES / cycles, copies)
-                for part, taken in parts
-            )
-            took *= _idle(p, rows, -(-filters * phases // NR))
-            took *= WAITING if tile.shape in LATE and _moved(p) >= processor.read_bytes() else 1
-            yield tile, narrow, phases, took * _writing(p, tile, rows)
-
-
-def _idle(p: "Problem", rows: int, panels: int) -> float:
-    """How much longer it takes where there are fewer jobs than cores: blocks of a line are of two
-    tiles at least, each of so many rows."""
-    W = p.output_L[-1]
-    tiles = _positions(p) // rows if rows > W else _positions(p) // W * (-(-W // rows) // 2 or 1)
-    return max(1.0, blocking.sharing(p.flop) / (p.groups * panels * max(1, tiles)))
-
-
-def _writing(p: "Problem", tile: Tile, rows: int) -> float:
-    """How much longer it takes to write outputs that no cache holds, where not past the caches."""
-    row_bytes, NR = p.O * itemsize_of(p), _filters(tile, lanes_of(p))
-    if not _is_far(p) or _keeps_rows(p, tile) or row_bytes < 2 * CACHE_LINE_BYTES:
-        return 1.0
-    if row_bytes % CACHE_LINE_BYTES:
-        return 1 + rows * APART
-    return WITHIN if p.O // p.groups % NR else 1.0
-
-
-def _is_far(p: "Problem") -> bool:
-    """Whether no cache holds the outputs."""
-    return blocking.are_far(_moved(p))
-
-
-def _moved(p: "Problem") -> int:
-    """Bytes of input and output."""
-    return (math.prod(p.input_shape) + math.prod(p.output_shape)) * itemsize_of(p)
-
-
-def _keeps_rows(p: "Problem", tile: Tile) -> bool:
-    """Whether rows of such outputs, which take some lines of memory and fill none, are kept until
-    they do: where sums are short, and those of two tiles almost fit into L1."""
-    row_bytes, long = p.O * itemsize_of(p), math.prod(p.K) * p.C > KEPT_SUMS
-    if not _is_far(p) or p.groups > 1 or p.dtype in BITS or long:
-        return False
-    fit = tile.shape[0] * row_bytes <= processor.caches().L1_bytes * 5 // 8
-    return fit and 6 * lanes_of(p) <= p.O and row_bytes % CACHE_LINE_BYTES > 0
-
-
-def _positions(p: "Problem") -> int:
-    """Of the output, all told."""
-    return max(1, p.N * math.prod(p.output_L))
-
-
-def _filters(tile: Tile, lanes: int) -> int:
-    """NR, where a register has so many lanes."""
-    return tile.shape[1] * lanes // tile.share
-
-
-def _row_bytes(p: "Problem", phases: int) -> int:
-    """From one row of a tile to the next."""
-    return p.stride[-1] * phases * p.C * itemsize_of(p)
-
-
-def _taken(
-    filters: int, tile: Tile, narrow: Tile | None, lanes: int
-) -> Iterator[tuple[Tile, float]]:
-    """The tiles that compute so many filters, and the lanes of each, weighted by its speed."""
-    NR = _filters(tile, lanes)
-    yield tile, (filters // NR if narrow else -(-filters // NR)) * NR / tile.efficiency
-    if narrow:
-        yield narrow, _filters(narrow, lanes) / narrow.efficiency
-
-
-def _narrow(filters: int, tile: Tile, lanes: int, row_bytes: int) -> Tile | None:
-    """The tile for filters that `tile` leaves over, if one takes less time: one of no more rows if
-    there is, as all blocks are enough for both, else one whose rows do not crowd a set of L1."""
-    NR, MR = _filters(tile, lanes), tile.shape[0]
-    left = filters % NR if filters > NR else 0
-    fitting = [
-        t
-        for t in tiles()
-        if 0 < left <= _filters(t, lanes) < NR
-        if t.shape[0] <= MR or processor.filled(row_bytes, t.shape[0]) <= 1
-    ]
-    fitting = [t for t in fitting if t.shape[0] <= MR] or fitting
-    best = min(fitting, key=lambda t: _filters(t, lanes) / t.efficiency, default=tile)
-    return best if _filters(best, lanes) / best.efficiency < NR / tile.efficiency else None
-
-
-def _gathered(p: "Problem") -> float:
-    """The multiply-adds in whose time an element of a window is copied."""
-    return blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / 2
-
-
-def _slowdown(p: "Problem", MR: int, least: int, phases: int, tail: float, copies: float) -> float:
-    """How much longer tiles of MR rows take than their lanes say: where the last one of a line is
-    cut short, where positions that are left over by the phases take a tile and as long as so many
-    to begin, and where more rows share a set of L1 than it has ways.  Lines of fewer rows than the
-    `least` of a block are copied, one behind the other, which takes `copies` times as long."""
-    W = p.output_L[-1]
-    rows, left = W // phases, W % phases
-    if rows < least:
-        positions = _positions(p)
-        return -(-max(positions, least) // MR) * MR / positions * (1 + copies)
-    crowded = blocking.crowding(_row_bytes(p, phases), MR)
-    tiles = -(-rows // MR) + (left > 0) * (1 + tail)
-    return tiles * MR * phases / W * min(crowded, 1 + copies)
+    best = fastest(p, tiles(), LATE)
+    layout = Layout(
+        phases=best.phases,
+        narrow=best.narrow,
+        may_stream=True,
+        keeps_rows=best.keeps_rows,
+        ahead=tuple(blocking.AHEAD),
+    )
+    return schedule_of(p, micro_kernel, best.tile, layout)

@@ -1,0 +1,56 @@
+"""The cost model that picks register tiles."""
+
+import math
+
+import pytest
+
+from benchmarks.families import problems
+from mlxconv import processor
+from mlxconv.bench.shapes import Shape
+from mlxconv.kernels import direct
+from mlxconv.kernels.tiling import choices, columns, fastest
+
+TILES = direct.tiles()
+
+
+def all_choices(p):
+    return list(choices(p, TILES, direct.LATE))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_choices_cover_the_filters(seed):
+    """All of them, by whole panels and one narrow one, in rows that every block has; and each has a
+    cost."""
+    for shape in problems(seed, 110).values():
+        p = shape.problem()
+        for choice in all_choices(p):
+            tiles = [tile for tile, _ in choice.parts]
+            covered = choice.panels * columns(p, choice.tile)
+            if choice.narrow:
+                covered += columns(p, choice.narrow) - columns(p, choice.tile)
+            assert 0 <= covered - choice.filters < columns(p, tiles[-1])
+            assert all(choice.rows >= tile.shape[0] for tile in tiles)
+            assert 0 < choice.cost < math.inf
+
+
+@pytest.mark.parametrize("shape", [(0, 9, 4, 8, 3), (1, 9, 0, 8, 3), (1, 9, 4, 0, 3)])
+def test_nothing_to_compute(shape):
+    assert 0 < fastest(Shape(*shape).problem(), TILES, direct.LATE).cost < math.inf
+
+
+def test_shares_that_are_not_equal():
+    """The only panel of a tile that leaves one job costs twice as much on two cores."""
+    p = Shape(1, 18, 344, 40, 11).problem()
+    for choice in all_choices(p):
+        alone = choice.panels == 1 and choice.rows > choice.W // 2
+        if alone and not choice.shares_panels:
+            assert choice._idle() == choice.cores
+
+
+def test_input_from_memory():
+    """A tile that does not ask ahead for it costs more than it would with less input."""
+    near, far = (
+        Shape(n, 1000, 64, 32, 3).problem() for n in (1, 1 + processor.read_bytes() // 256_000)
+    )
+    for a, b in zip(all_choices(near), all_choices(far), strict=True):
+        assert b._reading() / a._reading() == pytest.approx(1.25 if b.late else 1)
