@@ -77,10 +77,43 @@ class Choice:
         return blocking.sharing(self.p.flop)
 
     @cached_property
-    def shares_panels(self) -> bool:
-        """Whether it is panels that are shared out, each packed by one core."""
+    def few(self) -> bool:
+        """Whether positions are few beside filters, and are cut only for equal shares of panels."""
         few = blocking.are_few(positions_of(self.p), max(1, self.p.O // self.p.groups))
         return few and self.p.groups * self.panels >= 2 * self.cores
+
+    @cached_property
+    def shares_panels(self) -> bool:
+        """Whether it is panels that are shared out, each packed by one core."""
+        alone = self.gathers and positions_of(self.p) <= max(1, self.p.O // self.p.groups)
+        return self.few or (alone and self.p.groups * self.panels >= self.cores)
+
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether windows are copied, one behind the other, instead of being read line by line."""
+        if self.phases > 1 or self.rows > self.W:
+            return self.rows > self.W
+        MR = self.tile.shape[0]
+        return self._in_tiles(MR) * (1 + self._copies / self.lanes) < self._by_line(MR)
+
+    @cached_property
+    def _copies(self) -> float:
+        """The multiply-adds in whose time an element of a window is copied."""
+        p, again = self.p, blocking.READ_AGAIN_FLOP if self.rows <= self.W else 0
+        return (blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) + again) / 2
+
+    def _in_tiles(self, MR: int) -> float:
+        """The rows of all tiles, for each position, if these lie one behind the other."""
+        positions = positions_of(self.p)
+        return -(-max(positions, self.rows) // MR) * MR / positions
+
+    def _by_line(self, MR: int, tail: float = 0.0) -> float:
+        """The same by line, whose last tile may be cut short; positions that are left over by the
+        phases take a tile, and as long as so many to begin.  Where more rows share a set of L1 than
+        it has ways, all take longer."""
+        W = self.p.output_L[-1]
+        tiles = -(-self.W // MR) + (W % self.phases > 0) * (1 + tail)
+        return tiles * MR * self.phases / W * blocking.crowding(row_bytes(self.p, self.phases), MR)
 
     @cached_property
     def cost(self) -> float:
@@ -100,34 +133,26 @@ class Choice:
         return took * self._idle() * self._reading() * self._writing()
 
     def _slowdown(self, MR: int, tail: float) -> float:
-        """How much longer tiles of MR rows take than their lanes say: where the last one of a line
-        is cut short, where positions that are left over by the phases take a tile and as long as
-        so many to begin, and where more rows share a set of L1 than it has ways.  Lines of fewer
-        rows than a block has are copied, one behind the other."""
-        p, positions = self.p, positions_of(self.p)
-        copies = blocking.gather_flop(p.K[-1], p.kernel_dilation[-1], p.C // p.groups) / 2
-        copies *= (self.cores if self.shares_panels else 1) / self.lanes
-        if self.rows > self.W:
-            return -(-max(positions, self.rows) // MR) * MR / positions * (1 + copies)
-        crowded = blocking.crowding(row_bytes(p, self.phases), MR)
-        left = p.output_L[-1] % self.phases
-        tiles = -(-self.W // MR) + (left > 0) * (1 + tail)
-        return tiles * MR * self.phases / p.output_L[-1] * min(crowded, 1 + copies)
+        """How much longer tiles of MR rows take than their lanes say."""
+        if not self.gathers:
+            return self._by_line(MR, tail)
+        copiers = self.cores if self.shares_panels else 1
+        return self._in_tiles(MR) * (1 + self._copies * copiers / self.lanes)
 
     def _idle(self) -> float:
         """How much longer it takes where shares are not equal: of the tiles, for each panel if
-        these are shared out; or, where tiles make fewer blocks than cores, two to a block of a
-        line, of the panels, of which the last may be narrow."""
+        positions are few; or, where tiles make fewer blocks than cores, two to a block of a line,
+        of the panels, of which the last may be narrow."""
         p, rows, cores = self.p, self.rows, self.cores
-        if rows > self.W:
+        if self.gathers:
             in_rows = positions_of(p) // self.phases
-            tiles, blocks = -(-in_rows // rows), in_rows // rows
+            tiles, blocks = -(-in_rows // rows), 1 if self.shares_panels else in_rows // rows
         else:
             lines = max(1, positions_of(p) // p.output_L[-1])
             per_line = -(-self.W // rows)
             tiles, blocks = lines * per_line, lines * (per_line // 2 or 1)
-        if self.shares_panels or p.groups * blocks >= cores:
-            tiles *= p.groups * (self.panels if self.shares_panels else 1)
+        if self.few or p.groups * blocks >= cores:
+            tiles *= p.groups * (self.panels if self.few else 1)
             return -(-tiles // cores) * cores / tiles
         blocks = p.groups * max(1, blocks)
         largest = weight(p, self.tile) * -(-blocks * self.panels // cores)
