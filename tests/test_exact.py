@@ -14,7 +14,7 @@ from mlxconv.kernels import blocking
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
 from tests import helpers
-from tests.problems import DTYPES, cases, random_cases
+from tests.problems import DTYPES, Case, cases, random_cases
 
 WIDTHS = pytest.mark.parametrize("vector_bytes", (16, 32, 64), indirect=True)
 
@@ -103,6 +103,20 @@ def test_large_enough_for_threads(variant, threads):
     y = mlxconv.conv1d(x, w, 2, 7, 3, groups, stream=stream, variant=variant)
     expected = helpers.reference(x, w, 2, 7, 7, 3, groups=groups, dtype=np.int64)
     assert np.array_equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+@pytest.mark.parametrize("multiplier", (1, 2, 3))
+def test_half_types_that_are_widened_once(dtype, multiplier):
+    """Lines of many taps, of several filters of each channel; of one they are widened when read."""
+    for K, stride, padding, dilation in [(6, 1, 2, 1), (7, 1, 0, 1), (9, 2, 4, 1), (20, 1, 30, 3)]:
+        axis = ((stride,), (padding,), (padding,), (dilation,), (1,))
+        case = Case((2, 150, 24), (24 * multiplier, K, 1), *axis, 24, False)
+        x, w = case.data(np.random.default_rng(K), dtype)
+        schedule = dispatch.plan(problem(case, x.dtype), "grouped").schedule
+        once = multiplier > 1 and K >= 7
+        assert (schedule.elements.window == schedule.elements.dtype) == once
+        assert_same(case.run(x, w), exact(case, x, w), case)
 
 
 def assert_same(y, expected, what):

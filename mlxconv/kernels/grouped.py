@@ -58,6 +58,7 @@ TILES = {
 TAPS = {16: (3, 4), 32: (3, 4, 5, 6, 7)}  # that a tile may take at a time
 # taps of a line from which FMA bound the second tile, and not loads and stores
 LONG = {16: 16, 32: 1}
+MANY_TAPS = 7  # of a line, from which several filters of one channel have half types widened once
 CROWDED = 1.5  # of the ways of a set of L1, which tiles of fewer rows do not fill as often
 
 
@@ -193,9 +194,10 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
     taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
     edge = partial(kernel_of, 1, 1) if p.groups == p.C else None
     crowded = processor.filled(p.C * itemsize_of(p), 2 * tile.shape[0]) > 1
+    once = p.groups == p.C < p.O and p.K[-1] >= MANY_TAPS  # 0.6 to 0.9 of the time of each load
     layout = Layout(
         over_groups=p.O // p.groups,
-        in_vectors=True,
+        in_vectors=not once,
         tap_block=taps,
         edge=edge,
         may_stream=True,
