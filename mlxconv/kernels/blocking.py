@@ -273,9 +273,6 @@ def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
     return MR * max(4, min(64, room // max(1, row_bytes * MR)))
 
 
-AHEAD = {"GROUPS_AHEAD": 2, "TILES_AHEAD": 1}  # how many; the next group would come too late
-
-
 def reads_ahead(g: np.ndarray, elements: Elements, moved: int) -> str:
     """What tiles ask for ahead of the input, where so many elements are moved: nothing, unless it
     comes from memory.  The lines of neighbouring rows are too many streams for the processor to

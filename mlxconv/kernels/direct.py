@@ -27,7 +27,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
-from mlxconv.kernels import blocking
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, schedule_of
 from mlxconv.kernels.tiling import fastest
@@ -67,6 +66,7 @@ TILES = {
     ),
 }
 
+AHEAD = {"GROUPS_AHEAD": 2, "TILES_AHEAD": 1}  # the next group would come too late
 # Tiles that do not ask ahead: LLVM computes two steps at once, loads before it asks, and spills.
 LATE = ((10, 2),)
 
@@ -155,6 +155,6 @@ def schedule(p: "Problem") -> Schedule:
         narrow=best.narrow,
         may_stream=True,
         keeps_rows=best.keeps_rows,
-        ahead=tuple(blocking.AHEAD),
+        ahead=AHEAD,
     )
     return schedule_of(p, micro_kernel, best.tile, layout)

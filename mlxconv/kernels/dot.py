@@ -15,8 +15,8 @@ Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windo
             operands.  Few filters: see TILES.
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
-Bound       memory: every weight is read once.  Wide rows that come from there are asked for by the
-            tile before, 0.7 to 0.95 of the time.
+Bound       memory: every weight is read once.  Rows that come from there are asked for by tiles
+            before, 0.35 to 0.9 of the time, unless they are so wide that the processor foresees it.
 """
 
 import math
@@ -57,15 +57,15 @@ TILES = {
 }
 FEW_ROWS = 6  # leave two of eight ways of a set of L1 to filters and outputs
 MANY_TAPS = 7  # of one filter: to widen half types once, in a copy, takes 0.8 to 0.95 of the time
-WIDE_BYTES = 512  # a row that the processor is told of ahead; it foresees narrower ones better
+ASKED_BYTES = range(256, 1920)  # of rows that are asked for; processors foresee others as well
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache
 def micro_kernel(MR, NF, vec, BESIDE=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
-    positions may lie BESIDE each other, so that a vector holds those of many.  The first lines that
-    the tile reads that is so many AHEAD are asked for."""
+    positions may lie BESIDE each other, so that a vector holds those of many.  What the tile reads
+    anew that is so many AHEAD is asked for, line by line."""
     LANES = vec.lanes
     SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of a position, that become one vector
     SINGLE, WHOLE = SUMS.bit_length() - 1, LANES.bit_length() - 1
@@ -79,17 +79,17 @@ def micro_kernel(MR, NF, vec, BESIDE=0, TILES_AHEAD=0):
         t = registers(LANES)
         for i in range(0, positions, MR):
             l = min(i, positions - MR)
-            if TILES_AHEAD and runs.count > 0:
-                ahead = x.at + (l + TILES_AHEAD * MR) * x.step + runs.table[2 * runs.count - 2]
-                for m in static_range(MR):
-                    prefetch(vec, x.a, ahead + m * x.step)
             for m in static_range(MR):
                 for f in static_range(NF):
                     acc[m, f] = zero(vec)
             for r in range(runs.count):
                 x_r = x.at + l * x.step + runs.table[2 * r]
                 w_r = panel.at + runs.table[2 * r + 1]
+                old = runs.length - x.step if r == runs.count - 1 else runs.length
                 for s in range(0, runs.length, LANES):
+                    if TILES_AHEAD and s >= old:  # rows that the tile before has not read
+                        for m in static_range(MR):
+                            prefetch(vec, x.a, x_r + (m + TILES_AHEAD * MR) * x.step + s)
                     for f in static_range(NF):
                         w[f] = load(vec, panel.a, w_r + f * panel.step + s)
                     for m in static_range(MR):
@@ -223,7 +223,7 @@ def schedule(p: "Problem") -> Schedule:
     if meets_few_filters(p):
         filters = p.O // p.groups
         widens = filters > 1 or math.prod(p.K) < MANY_TAPS
-        ahead = ("TILES_AHEAD",) if p.C * itemsize_of(p) >= WIDE_BYTES else ()
+        ahead = {"TILES_AHEAD": 3} if p.C * itemsize_of(p) in ASKED_BYTES else {}
         layout = Layout(in_vectors=widens, by_filter=True, ahead=ahead)
         kernel_of = partial(micro_kernel, BESIDE=int(p.groups == 1))
         return schedule_of(p, kernel_of, _tile(p, filters), layout)

@@ -201,7 +201,7 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
         tap_block=taps,
         edge=edge,
         may_stream=True,
-        ahead=() if crowded else ("TILES_AHEAD",),
+        ahead={} if crowded else {"TILES_AHEAD": 1},
     )
     return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
 

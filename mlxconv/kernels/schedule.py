@@ -1,7 +1,7 @@
 """How a kernel computes a problem: its jobs, its blocks, the memory it needs beside the arrays."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,7 +139,7 @@ class Layout(NamedTuple):
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
     keeps_rows: bool = False  # whether rows are kept until they fill lines that are written so
-    ahead: tuple[str, ...] = ()  # what there are tiles for that ask for input ahead
+    ahead: Mapping[str, int] = {}  # what tiles ask for ahead of the input, and how far
 
 
 def schedule_of(
@@ -163,7 +163,7 @@ def schedule_of(
         micro_kernel = partial(micro_kernel, STREAMS=1)
     g["keeps_rows"] = layout.keeps_rows and by_line and int(g["panel_blocks"][0]) == 1
     if (ahead := blocking.reads_ahead(g, elements, moved)) in layout.ahead:
-        micro_kernel = partial(micro_kernel, **{ahead: blocking.AHEAD[ahead]})
+        micro_kernel = partial(micro_kernel, **{ahead: layout.ahead[ahead]})
     tiles = [t for t in (tile, layout.narrow) if t]
     kernels = {
         field: micro_kernel(*t.shape, t.vec(elements))
