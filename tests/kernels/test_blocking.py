@@ -59,3 +59,13 @@ def test_small_jobs_are_few():
     small, large = (Shape(1, 36, C, 208, 1).problem() for C in (16, 4000))
     assert split(small)["blocks of positions"] == 1
     assert split(large)["blocks of positions"] > 1
+
+
+@pytest.mark.parametrize("channels", (8, 53, 300))
+def test_groups_of_a_block_have_panels_that_stay_in_L2(channels):
+    """Unless there is one group alone."""
+    shape = Shape(1, 1059, 16 * channels, 16 * channels, 5, padding=2, groups=16)
+    schedule = plan(shape.problem(), "direct").schedule
+    parts = int(schedule.geometry["group_blocks"][0])
+    most = blocking.PART_OF_L2 * processor.caches().L2_bytes
+    assert parts == 16 or 4 * schedule.panels / parts <= 1.01 * most
