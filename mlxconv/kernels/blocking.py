@@ -168,7 +168,7 @@ SHORT = (8, 16, 32)  # blocks of a line, which leave out taps that only others m
 FROM_L3 = 24  # positions for which all panels are worth reading where L2 does not hold them
 BLOCK_CYCLES = 500  # that a block takes to begin
 GROUP_CYCLES = 500  # the same for each group of it
-# that the panels of a block's groups take: those that come from L3 for each block cost up to 1.12x
+# that the panels of a block's groups take: those that come from L3 for each block cost up to 1.36x
 PART_OF_L2 = 0.375
 
 
@@ -192,18 +192,19 @@ def line_blocks(
     groups, panels = int(g["groups"][0]), int(g["panels"][0])
     itemsize, L2 = np.dtype(elements.dtype).itemsize, processor.caches().L2_bytes
     panel_bytes, x_bytes = window * NR * itemsize, int(g["stride"][0, 2] * g["width"][0]) * itemsize
+    all_bytes = groups * panels * panel_bytes
     g["mode"] = panels * panel_bytes <= (L2 // 4 if window <= 64 else L2 // 32)
     positions, parts = block_positions(MR, x_bytes, panel_bytes), 1
     if groups > 1:  # the next group finds the rest of the cache lines of this one in L2
         y_bytes = int(g["y_step"][0, 2]) * itemsize
-        parts = max(1, min(groups, -(-groups * panels * panel_bytes // int(L2 * PART_OF_L2))))
+        parts = max(1, min(groups, -(-all_bytes // int(L2 * PART_OF_L2))))
         positions = block_positions(MR, (groups * x_bytes + y_bytes) // parts, panel_bytes)
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
     least = 1 if few or panels * panel_bytes <= L2 else -(-FROM_L3 // MR)
     positions = shortened(g, positions, least, lines, flop)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(parts, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
-    if not fit_side_by_side(groups * panels * panel_bytes):
+    if not fit_side_by_side(all_bytes):
         parts = groups  # one after the other, each packed once for all its positions
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
     g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)

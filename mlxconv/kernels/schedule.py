@@ -153,9 +153,7 @@ def schedule_of(
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
-    gathers = blocking.gathers(g, tile.shape[0], np.dtype(elements.dtype).itemsize)
-    work = _work(g, window, layout.over_groups > 0, gathers)
-    strip, few = _blocked(p, g, tile, layout, elements, work, gathers)
+    strip, few, work = _blocked(p, g, tile, layout, elements)
     split, by_line = _split(g), bool(g["tiles"][0])
     written = math.prod(p.output_shape)
     moved = math.prod(p.input_shape) + written
@@ -215,19 +213,15 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
 
 
 def _blocked(
-    p: "Problem",
-    g: np.ndarray,
-    tile: Tile,
-    layout: Layout,
-    elements: Elements,
-    work: float,
-    gathers: bool,
-) -> tuple[int, bool]:
+    p: "Problem", g: np.ndarray, tile: Tile, layout: Layout, elements: Elements
+) -> tuple[int, bool, float]:
     """Set the blocks; returns the elements of a strip of input, or of the windows that a block
-    gathers, and whether there are few positions."""
+    gathers, whether there are few positions, and the work."""
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     shares = not (layout.over_groups or layout.by_filter)
     itemsize = np.dtype(elements.dtype).itemsize
+    gathers = blocking.gathers(g, tile.shape[0], itemsize)
+    work = _work(g, window, layout.over_groups > 0, gathers)
     few = shares and blocking.meets_few(g, window, elements, gathers)
     if gathers:
         strip = blocking.gathered_blocks(g, elements, work, few)
@@ -246,7 +240,7 @@ def _blocked(
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
     if layout.by_filter or g["overlaps"][0]:
         g["panel_blocks"] = 1
-    return strip, few
+    return strip, few, work
 
 
 def _split(g: np.ndarray) -> tuple[tuple[str, int], ...]:

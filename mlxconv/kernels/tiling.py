@@ -27,7 +27,7 @@ WITHIN = 1.6  # lines of memory that others would write past them
 APART = 0.015  # more for each row of a tile that shares lines with others: a stream of its own
 KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
 WAITING = 1.25  # of the time of tiles that ask ahead, where an input comes from memory
-FROM_L3 = 8  # rows that compute as long as it takes to read a panel from there
+PANEL_ROWS = 8  # rows that compute as long as it takes to read a panel from there
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Choice:
     @property
     def filters(self) -> int:
         """Columns of the panels of a group."""
-        return max(1, self.p.O // self.p.groups) * self.phases
+        return filters_of(self.p) * self.phases
 
     @property
     def panels(self) -> int:
@@ -79,13 +79,13 @@ class Choice:
     @cached_property
     def few(self) -> bool:
         """Whether positions are few beside filters, and are cut only for equal shares of panels."""
-        few = blocking.are_few(positions_of(self.p), max(1, self.p.O // self.p.groups))
+        few = blocking.are_few(positions_of(self.p), filters_of(self.p))
         return few and self.p.groups * self.panels >= 2 * self.cores
 
     @cached_property
     def shares_panels(self) -> bool:
         """Whether it is panels that are shared out, each packed by one core."""
-        alone = self.gathers and positions_of(self.p) <= max(1, self.p.O // self.p.groups)
+        alone = self.gathers and positions_of(self.p) <= filters_of(self.p)
         return self.few or (alone and self.p.groups * self.panels >= self.cores)
 
     @cached_property
@@ -165,7 +165,7 @@ class Choice:
         panel = math.prod(p.K) * p.C // p.groups * columns(p, self.tile) * itemsize_of(p)
         fits = panel <= processor.caches().L2_bytes * 3 // 4
         waits = self.late and moved_bytes(p) >= processor.read_bytes()
-        again = 1.0 if fits else max(1.0, FROM_L3 / self.tile.shape[0])
+        again = 1.0 if fits else max(1.0, PANEL_ROWS / self.tile.shape[0])
         return again * (WAITING if waits else 1.0)
 
     def _writing(self) -> float:
@@ -198,7 +198,7 @@ def choices(
     p: "Problem", tiles: Sequence[Tile], late: Sequence[tuple[int, int]]
 ) -> Iterator[Choice]:
     """Each tile, with as many phases as its lanes have room for filters, half as many, and one."""
-    filters = max(1, p.O // p.groups)
+    filters = filters_of(p)
     for tile in tiles:
         NR, most = columns(p, tile), 1
         if p.groups == p.kernel_dilation[-1] == 1 and p.K[-1] > 1 and filters < NR:
@@ -211,7 +211,7 @@ def choices(
 def narrow_tile(p: "Problem", tile: Tile, phases: int, tiles: Sequence[Tile]) -> Tile | None:
     """The tile for filters that `tile` leaves over, if one takes less time: one of no more rows if
     there is, as all blocks are enough for both, else one whose rows do not crowd a set of L1."""
-    filters, step = max(1, p.O // p.groups) * phases, row_bytes(p, phases)
+    filters, step = filters_of(p) * phases, row_bytes(p, phases)
     NR, MR = columns(p, tile), tile.shape[0]
     left = filters % NR if filters > NR else 0
     fitting = [
@@ -223,6 +223,11 @@ def narrow_tile(p: "Problem", tile: Tile, phases: int, tiles: Sequence[Tile]) ->
     fitting = [t for t in fitting if t.shape[0] <= MR] or fitting
     best = min(fitting, key=lambda t: weight(p, t), default=tile)
     return best if weight(p, best) < weight(p, tile) else None
+
+
+def filters_of(p: "Problem") -> int:
+    """Of a group; one if there are none."""
+    return max(1, p.O // p.groups)
 
 
 def columns(p: "Problem", tile: Tile) -> int:
