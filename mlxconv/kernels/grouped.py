@@ -12,9 +12,9 @@ Layout      a panel holds the filters of as many groups as fit into a vector, an
                 channel 1   [b b b b | f f f f]            [w w w w | w w w w]  tap 0, channel 1
 
             As many channels as filters are loaded once and repeated in registers; otherwise
-            one channel of all groups is loaded.  Where taps are as far apart as positions, TAPS
-            rows of the panel are kept in registers and each row of x serves them all, as many as
-            leave the fewest taps of a line over:
+            one channel of all groups is loaded.  Where taps are as far apart as positions, a block
+            of TAPS rows of the panel is kept in registers and each row of x serves them all; the
+            last block of a line has the REST:
 
                 row l+j  meets  tap 0 of position l+j, tap 1 of l+j-1, tap 2 of l+j-2, ...
 
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
 # registers of the machine -> tiles of MR positions x 1 vector, which fit lines of 7, 14, 28, ...
 TILES = {
     16: (
-        Tile((7, 1), 0.7),  # 7 + 3 + 1 of 16: fits 3 taps
-        Tile((8, 1), 0.8),  # 8 + 4 + 1: as many chains as hide the latency of an FMA
+        Tile((7, 1), 0.7),  # 7 + 7 + 1 of 16: 20 loads feed the 49 FMA of 7 taps
+        Tile((8, 1), 0.8),  # 8 + 7 + 1: as many chains as hide the latency of an FMA
     ),
     32: (
-        Tile((7, 1), 0.7),  # 7 + 7 + 1 of 32: 20 loads feed the 49 FMA of 7 taps
-        Tile((14, 1), 0.85),  # 14 + 7 + 1: 27 loads feed 98 FMA
+        Tile((7, 1), 0.7),  # 7 + 9 + 1 of 32: 24 loads feed the 63 FMA of 9 taps
+        Tile((14, 1), 0.85),  # 14 + 9 + 1: 31 loads feed 126 FMA
     ),
 }
-TAPS = {16: (3, 4), 32: (3, 4, 5, 6, 7)}  # that a tile may take at a time
+TAPS = {16: 7, 32: 9}  # that a tile takes at a time, at the most
 # taps of a line from which FMA bound the second tile, and not loads and stores
 LONG = {16: 16, 32: 1}
 MANY_TAPS = 7  # of a line, from which several filters of one channel have half types widened once
@@ -82,11 +82,12 @@ def spreads(GROUP, CHANNELS, vec):
 
 
 @lru_cache
-def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0, TILES_AHEAD=0):
+def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
     which has CHANNELS, or any number if that is 0.  Where they slide, positions are STRIDE taps
-    apart.  The last taps of the tile that is so many AHEAD are asked for."""
-    LANES, NR, ROWS = vec.lanes, vec.lanes // GROUP * GROUP, (MR - 1) * STRIDE + TAPS
+    apart, and a line has blocks of TAPS taps and one of REST.  The last taps of the tile that is so
+    many AHEAD are asked for."""
+    LANES, NR = vec.lanes, vec.lanes // GROUP * GROUP
     IS_WHOLE, TURNS = vec.lanes % GROUP == 0, turns(GROUP, CHANNELS)
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
     are_far = far_outputs(NR, STREAMS, vec)
@@ -99,7 +100,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0, TILES_AH
         acc = registers(MR)
         w = registers(max(TAPS, TURNS))
         C = CHANNELS or runs.channels
-        blocked = runs.length // TAPS * TAPS if mode & SLIDES_ else 0
+        slid = runs.length if mode & SLIDES_ else 0
         streams, fetches = are_far(y, filters)
         for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
             l = min(i, positions - MR)
@@ -121,20 +122,21 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, MR, NV, vec, STREAMS=0, TILES_AH
                 for r in range(runs.count):  # first loop: taps of a line and channels
                     x_r = x.at + l * x.step + runs.table[2 * r] + o // GROUP * C
                     w_r = panel.at + p // NR * panel.step + runs.table[2 * r + 1] * NR
-                    for s in range(0, blocked, TAPS):
-                        for c in range(0, C, TURNS):
-                            for t in static_range(TURNS):
-                                for k in static_range(TAPS):
-                                    at_k = w_r + ((s + k) * C + c + t) * NR
-                                    w[k] = load(vec, panel.a, at_k)
-                                for j in static_range(ROWS):
-                                    x_j = spread(x.a, x_r + c + (s + j) * runs.step, C, t)
-                                    for k in static_range(TAPS):
-                                        if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
-                                            acc[(j - k) // STRIDE] = fma(
-                                                x_j, w[k], acc[(j - k) // STRIDE]
-                                            )
-                    for s in range(blocked, runs.length):
+                    for T in static_range(TAPS, max(0, REST - 1), REST - TAPS):  # TAPS, then REST
+                        for s in range(slid - slid % TAPS if T == REST else 0, slid - T + 1, T):
+                            for c in range(0, C, TURNS):
+                                for t in static_range(TURNS):
+                                    for k in static_range(T):
+                                        at_k = w_r + ((s + k) * C + c + t) * NR
+                                        w[k] = load(vec, panel.a, at_k)
+                                    for j in static_range((MR - 1) * STRIDE + T):
+                                        x_j = spread(x.a, x_r + c + (s + j) * runs.step, C, t)
+                                        for k in static_range(T):
+                                            if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
+                                                acc[(j - k) // STRIDE] = fma(
+                                                    x_j, w[k], acc[(j - k) // STRIDE]
+                                                )
+                    for s in range(slid, runs.length):
                         for c in range(0, C, TURNS):
                             for t in static_range(TURNS):
                                 w[t] = load(vec, panel.a, w_r + (s * C + c + t) * NR)
@@ -191,8 +193,8 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
     tile = _tile(p, stride)
     while lanes_of(p) // tile.share >= 2 * p.O and tile.share < processor.vector_bytes() // 16:
         tile = tile._replace(share=2 * tile.share)
-    taps = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else 1
-    edge = partial(kernel_of, 1, 1) if p.groups == p.C else None
+    taps, rest = taps_of(p.K[-1]) if stride and p.output_L[-1] >= tile.shape[0] else (1, 0)
+    edge = partial(kernel_of, 1, 1, 0) if p.groups == p.C else None
     crowded = processor.filled(p.C * itemsize_of(p), 2 * tile.shape[0]) > 1
     once = p.groups == p.C < p.O and p.K[-1] >= MANY_TAPS  # 0.6 to 0.9 of the time of each load
     layout = Layout(
@@ -203,7 +205,7 @@ def over_groups(p: "Problem", kernel_of: Callable[..., Any]) -> Schedule:
         may_stream=True,
         ahead={} if crowded else {"TILES_AHEAD": 1},
     )
-    return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps), tile, layout)
+    return schedule_of(p, partial(kernel_of, stride if taps > 1 else 1, taps, rest), tile, layout)
 
 
 def _taps_apart(p: "Problem") -> int:
@@ -221,7 +223,7 @@ def _tile(p: "Problem", stride: int) -> Tile:
     no padding, is shorter than the second, and where the rows of that one crowd a set of L1, and
     not just by a few: then the first has to read its own again as often."""
     few, many = TILES[processor.registers()]
-    W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])
+    W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])[0]
     whole = whole_windows(
         p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
     )
@@ -233,8 +235,10 @@ def _tile(p: "Problem", stride: int) -> Tile:
     return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)
 
 
-def taps_of(K: int) -> int:
-    """The taps of a line of K that rows of x serve at a time: a block takes as long as a tap to
-    begin, and a tap that is left over as long as six, each multiply-add waiting for its operand."""
-    choices = TAPS[processor.registers()]
-    return min(choices, key=lambda taps: K // taps * (taps + 1) + 6 * (K % taps))
+def taps_of(K: int) -> tuple[int, int]:
+    """The taps of a line of K that rows of x serve at a time, and those of the last block: as few
+    blocks as registers allow, of as equal sizes as may be.  A block takes as long as a tap to
+    begin, and one of a single tap as long as three."""
+    blocks = -(-K // TAPS[processor.registers()])
+    taps = -(-K // max(1, blocks))
+    return taps, K % max(1, taps)
