@@ -44,19 +44,27 @@ from mlxconv.simd.words import fma, load, load_n, prefetch, store, store_n, stre
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-# registers of the machine -> tiles of MR positions x 1 vector, which fit lines of 7, 14, 28, ...
+# (registers of the machine, multiply-adds that start in a cycle) -> tiles of MR positions x 1
+# vector: for short lines and far rows, for rows of several channels, and for those of one
 TILES = {
-    16: (
+    (16, 2): (
         Tile((7, 1), 0.7),  # 7 + 7 + 1 of 16: 20 loads feed the 49 FMA of 7 taps
+        Tile((7, 1), 0.7),
         Tile((8, 1), 0.8),  # 8 + 7 + 1: as many chains as hide the latency of an FMA
     ),
-    32: (
-        Tile((7, 1), 0.7),  # 7 + 9 + 1 of 32: 24 loads feed the 63 FMA of 9 taps
-        Tile((14, 1), 0.85),  # 14 + 9 + 1: 31 loads feed 126 FMA
+    (32, 2): (
+        Tile((7, 1), 0.7),  # 7 + 9 + 1 of 32; fits lines of 7, 14, 28, ...
+        Tile((10, 1), 0.75),  # 10 + 9 + 1 and a row that is shuffled
+        Tile((14, 1), 0.85),  # 14 + 9 + 1: 31 loads feed the 126 FMA of 9 taps
+    ),
+    (32, 1): (
+        Tile((7, 1), 0.7),  # 7 + 9 + 1 of 32: as many chains as hide the latency
+        Tile((7, 1), 0.7),
+        Tile((14, 1), 0.85),  # 14 + 9 + 1: 31 loads feed the 126 FMA of 9 taps
     ),
 }
 TAPS = {16: 7, 32: 9}  # that a tile takes at a time, at the most
-# taps of a line from which FMA bound the second tile, and not loads and stores
+# taps of a line of one channel from which FMA bound the last tile, and not loads and stores
 LONG = {16: 16, 32: 1}
 MANY_TAPS = 7  # of a line, from which several filters of one channel have half types widened once
 CROWDED = 1.5  # of the ways of a set of L1, which tiles of fewer rows do not fill as often
@@ -217,20 +225,27 @@ def _taps_apart(p: "Problem") -> int:
     return stride if rest == 0 and stride <= most else 0
 
 
+def tiles() -> tuple[Tile, ...]:
+    """Those of this machine."""
+    return TILES[processor.registers(), processor.fma_per_cycle()]
+
+
 def _tile(p: "Problem", stride: int) -> Tile:
     """The tile that takes least time for a line: the first where each multiply-add loads its
-    operand, where rows of several channels want more registers, where a line, or what of it needs
-    no padding, is shorter than the second, and where the rows of that one crowd a set of L1, and
-    not just by a few: then the first has to read its own again as often."""
-    few, many = TILES[processor.registers()]
+    operand, where a line, or what of it needs no padding, is shorter than the other, and where the
+    rows of that one crowd a set of L1, and not just by a few: then the first has to read its own
+    again as often."""
+    few, several, many = tiles()
+    many = many if p.groups == p.C else several
     W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])[0]
     whole = whole_windows(
         p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
     )
     W = whole if whole >= few.shape[0] else W
     crowded = processor.filled(p.C * p.kernel_dilation[-1] * itemsize_of(p), rows) >= CROWDED
-    long = p.groups == p.C and p.K[-1] >= LONG[processor.registers()] and many.shape[0] <= W
-    if crowded or not (stride and long):
+    slides = stride > 0 and p.K[-1] >= LONG[processor.registers()]
+    slides = slides if p.groups == p.C else stride == 1
+    if crowded or not slides or many.shape[0] > W:
         return few
     return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)
 

@@ -43,20 +43,19 @@ import json
 from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.grouped import TAPS, TILES
+from mlxconv.kernels.grouped import TAPS
 from mlxconv.kernels.loops import tile_call
 from mlxconv.simd.vector import vec_of
 
 found = {}
 for row in VARIANTS:
-    if row.name not in NAMES:
+    if not hasattr(row.kernel, "tiles"):
         continue
     over_groups = row.name == "grouped"
     takes = inspect.signature(row.kernel.micro_kernel).parameters
     flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
     ways = {"": {}, **{f"{flag.lower()} ": {flag: 1} for flag in flags}}
-    tiles = TILES[processor.registers()] if over_groups else row.kernel.tiles()
-    shapes, most = [tile.shape for tile in tiles], TAPS[processor.registers()]
+    shapes, most = [tile.shape for tile in row.kernel.tiles()], TAPS[processor.registers()]
     for dtype in ("float32", "float64"):
         vec = vec_of(dtype, processor.vector_bytes())
         half = vec.lanes // 2
@@ -64,7 +63,7 @@ for row in VARIANTS:
         blocks = ((1, most, most - 1), (2, most, 0))[: 2 if dtype == "float32" else 1]
         kinds = [(*group, *block) for group in groups for block in blocks]
         for kind in kinds if over_groups else [()]:
-            for MR, NV in shapes if kind == () or kind[1] == 1 else shapes[:1]:
+            for MR, NV in sorted({*shapes} if kind == () or kind[1] == 1 else {*shapes[:2]}):
                 for way, options in (ways if kind[:2] in ((), (1, 1)) else {"": {}}).items():
                     tile = row.kernel.micro_kernel(*kind, MR, NV, vec, **options)
                     tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
@@ -119,7 +118,7 @@ def assemblies(name):
     for variable in ("NUMBA_DISABLE_JIT", "MLXCONV_VECTOR_BYTES"):
         environment.pop(variable, None)
     done = subprocess.run(
-        [sys.executable, "-c", f"NAMES = {WITH_TILES}\n{COMPILE}"],
+        [sys.executable, "-c", COMPILE],
         env=environment,
         cwd=Path(__file__).parents[2],  # where the package is, if it is not installed
         capture_output=True,
@@ -129,8 +128,8 @@ def assemblies(name):
     return json.loads(done.stdout)
 
 
-# depthwise tiles are those of grouped for one filter and channel
-WITH_TILES = [row.name for row in VARIANTS if row.name in ("direct", "dot", "grouped")]
+# depthwise tiles are those of grouped, for one filter and channel
+WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "tiles")]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
