@@ -10,9 +10,10 @@ Layout      vectors run over the sum, filters stay as they are
                 window  [x x x x x x x x] [x x x x ...      filter  [w w w w w w w w] [w w w w ...
 
             For few positions windows are copied one behind the other; for few filters they are
-            read where they lie, in the blocks of loops.py, and a panel is a single filter.
+            read where they lie, in the blocks of loops.py, and a panel is a single filter.  One
+            filter stays in registers, and each vector of x serves all positions that meet it.
 Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windows; filters are
-            operands.  Few filters: see TILES.
+            operands.  Few filters: see TILES; one filter: see SLIDING.
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
 Bound       memory: every weight is read once.  Rows that come from there are asked for by tiles
@@ -55,16 +56,21 @@ TILES = {
     16: (12, 6, 4, 2),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 8 + 4 + 1 of 16
     32: (14, 10, 8, 6),  # 14 + 1, 20 + 2 + 1, 24 + 3 + 1, 24 + 4 + 1 of 32
 }
+# registers -> positions, and vectors of a filter, where each vector of x serves several of them
+SLIDING = {
+    16: (8, 6),  # 8 + 6 + 1
+    32: (14, 14),  # 14 + 14 + 1: with 16 channels 27 loads of x feed 196 multiply-adds
+}
 FEW_ROWS = 6  # leave two of eight ways of a set of L1 to filters and outputs
-MANY_TAPS = 7  # of one filter: to widen half types once, in a copy, takes 0.8 to 0.95 of the time
 ASKED_BYTES = range(256, 1920)  # of rows that are asked for; processors foresee others as well
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache
-def micro_kernel(MR, NF, vec, BESIDE=0, TILES_AHEAD=0):
+def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
-    positions may lie BESIDE each other, so that a vector holds those of many.  What the tile reads
+    positions may lie BESIDE each other, so that a vector holds those of many.  Where these are STEP
+    vectors apart, BLOCK vectors of a single filter serve them from registers.  What the tile reads
     anew that is so many AHEAD is asked for, line by line."""
     LANES = vec.lanes
     SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of a position, that become one vector
@@ -75,7 +81,7 @@ def micro_kernel(MR, NF, vec, BESIDE=0, TILES_AHEAD=0):
         """y[m][o] = sum over runs r, elements s of x[m][runs[r] + s] * panel[o][rows[r] + s], for
         m < positions and o < filters = NF; runs are whole vectors, positions >= MR."""
         acc = registers(MR, NF)
-        w = registers(NF)
+        w = registers(max(NF, BLOCK))
         t = registers(LANES)
         for i in range(0, positions, MR):
             l = min(i, positions - MR)
@@ -86,7 +92,24 @@ def micro_kernel(MR, NF, vec, BESIDE=0, TILES_AHEAD=0):
                 x_r = x.at + l * x.step + runs.table[2 * r]
                 w_r = panel.at + runs.table[2 * r + 1]
                 old = runs.length - x.step if r == runs.count - 1 else runs.length
-                for s in range(0, runs.length, LANES):
+                slid = 0
+                if BLOCK and x.step == STEP * LANES:
+                    slid = runs.length // (BLOCK * LANES) * (BLOCK * LANES)
+                    for s in range(0, slid, BLOCK * LANES):
+                        for k in static_range(BLOCK):
+                            w[k] = load(vec, panel.a, w_r + s + k * LANES)
+                        for j in static_range((MR - 1) * STEP + BLOCK):
+                            x_j = load(vec, x.a, x_r + s + j * LANES)
+                            for k in static_range(BLOCK):
+                                if (j - k) % STEP == 0 and 0 <= j - k < MR * STEP:
+                                    acc[(j - k) // STEP, 0] = fma(
+                                        x_j, w[k], acc[(j - k) // STEP, 0]
+                                    )
+                    if TILES_AHEAD:
+                        for s in range(old, slid, LANES):
+                            for m in static_range(MR):
+                                prefetch(vec, x.a, x_r + (m + TILES_AHEAD * MR) * x.step + s)
+                for s in range(slid, runs.length, LANES):
                     if TILES_AHEAD and s >= old:  # rows that the tile before has not read
                         for m in static_range(MR):
                             prefetch(vec, x.a, x_r + (m + TILES_AHEAD * MR) * x.step + s)
@@ -218,15 +241,26 @@ def _tile(p: "Problem", filters: int) -> Tile:
     return tile._replace(shape=(few, filters)) if crowded else tile
 
 
+def _slides(p: "Problem", filters: int) -> tuple[int, int]:
+    """The vectors between neighbouring positions, and those of a single filter that serve them from
+    registers, as many as leave the fewest over: if each vector of x feeds two of them or more."""
+    step, length = (n * p.C // lanes_of(p) for n in (p.stride[-1], p.K[-1]))
+    choices = range(min(SLIDING[processor.registers()][1], length), 2 * step - 1, -1)
+    if filters > 1 or p.groups > 1 or p.kernel_dilation[-1] > 1 or not choices:
+        return 1, 0
+    return step, min(choices, key=lambda block: length % block)
+
+
 def schedule(p: "Problem") -> Schedule:
     """Tiles for few filters; for few positions, one job for every few filters of a group."""
     if meets_few_filters(p):
         filters = p.O // p.groups
-        widens = filters > 1 or math.prod(p.K) < MANY_TAPS
         ahead = {"TILES_AHEAD": 3} if p.C * itemsize_of(p) in ASKED_BYTES else {}
-        layout = Layout(in_vectors=widens, by_filter=True, ahead=ahead)
-        kernel_of = partial(micro_kernel, BESIDE=int(p.groups == 1))
-        return schedule_of(p, kernel_of, _tile(p, filters), layout)
+        layout = Layout(in_vectors=True, by_filter=True, ahead=ahead)
+        step, block = _slides(p, filters)
+        tile = Tile((SLIDING[processor.registers()][0], 1), 0.8) if block else _tile(p, filters)
+        kernel_of = partial(micro_kernel, BESIDE=int(p.groups == 1), STEP=step, BLOCK=block)
+        return schedule_of(p, kernel_of, tile, layout)
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g, filters = geometry_of(p), p.O // p.groups

@@ -14,6 +14,9 @@ LANES = processor.vector_bytes() // 4
 # input, filters, parameters; channels fill vectors, since else the kernel refuses
 FEW = [
     ((1, 100, 2 * LANES), (1, 7, 2 * LANES), {"padding": 3}),
+    ((2, 70, LANES), (1, 31, LANES), {"padding": 15}),
+    ((1, 90, LANES), (1, 9, LANES), {"stride": 2}),
+    ((1, 8, 40, 2 * LANES), (1, 3, 5, 2 * LANES), {"padding": (1, 2)}),
     ((3, 41, LANES), (2, 5, LANES), {"padding": 7, "dilation": 3}),
     ((2, 60, 4 * LANES), (3, 4, 4 * LANES), {"stride": 2}),
     ((2, 9, LANES), (4, 2, LANES), {}),
@@ -40,11 +43,24 @@ def test_few_filters(shape, filters, parameters, dtype, always_parallel):
     x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
     p = mlxconv.explain(x, w, **parameters).problem
     assert dot.meets_few_filters(p)
-    assert plan(p, "dot").schedule.tile.startswith(f"{dot.tiles()[p.O // p.groups - 1].shape[0]}x")
+    assert plan(p, "dot").schedule.tile.split()[0].endswith(f"x{p.O // p.groups}")
     for threads in (1, 2, 3):
         stream = mlxconv.Stream(threads)
         y = CONV[len(p.K)](x, w, **parameters, stream=stream, variant="dot")
         assert np.array_equal(y, exact(x, w, parameters, np.int64))
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "float16"))
+@pytest.mark.parametrize(("K", "stride"), [(4, 1), (7, 1), (31, 1), (9, 2), (14, 3)])
+def test_one_filter_in_registers_sums_in_the_same_order(K, stride, dtype):
+    """The same bits where positions lie further apart, and each vector of x meets one of them."""
+    rng = np.random.default_rng(K)
+    C = processor.vector_bytes() // np.dtype(dtype).itemsize
+    apart = rng.standard_normal((2, 97, 2 * C)).astype(dtype)[..., :C]
+    w = rng.standard_normal((1, K, C)).astype(dtype)
+    x = np.ascontiguousarray(apart)
+    y = [mlxconv.conv1d(a, w, stride, variant="dot") for a in (x, apart)]
+    assert np.array_equal(*y)
 
 
 @pytest.mark.parametrize("filters", (1, 2, 3, 4))
