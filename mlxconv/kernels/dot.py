@@ -17,7 +17,7 @@ Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windo
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
 Bound       memory: every weight is read once.  Rows that come from there are asked for by tiles
-            before, 0.35 to 0.9 of the time, unless they are so wide that the processor foresees it.
+            before, 0.6 to 0.9 of the time, spread over the sum, lest they wait for each other.
 """
 
 import math
@@ -62,16 +62,16 @@ SLIDING = {
     32: (14, 14),  # 14 + 14 + 1: with 16 channels 27 loads of x feed 196 multiply-adds
 }
 FEW_ROWS = 6  # leave two of eight ways of a set of L1 to filters and outputs
-ASKED_BYTES = range(256, 1920)  # of rows that are asked for; processors foresee others as well
+ASKED_BYTES = 256  # of rows that are asked for; processors foresee narrower ones, and single taps
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache
-def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, TILES_AHEAD=0):
+def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, ASKS=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
     positions may lie BESIDE each other, so that a vector holds those of many.  Where these are STEP
     vectors apart, BLOCK vectors of a single filter serve them from registers.  What the tile reads
-    anew that is so many AHEAD is asked for, line by line."""
+    anew that is so many AHEAD is asked for, ASKS vectors with each of the sum."""
     LANES = vec.lanes
     SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of a position, that become one vector
     SINGLE, WHOLE = SUMS.bit_length() - 1, LANES.bit_length() - 1
@@ -91,11 +91,17 @@ def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, TILES_AHEAD=0):
             for r in range(runs.count):
                 x_r = x.at + l * x.step + runs.table[2 * r]
                 w_r = panel.at + runs.table[2 * r + 1]
-                old = runs.length - x.step if r == runs.count - 1 else runs.length
+                if TILES_AHEAD:  # from `asked` on lie those that the tile before does not read
+                    asked = x.at + (l + TILES_AHEAD * MR - 1) * x.step + runs.length
+                    asked += runs.table[2 * runs.count - 2] + ASKS * runs.table[2 * r + 1]
+                    most = MR * x.step - ASKS * runs.table[2 * r + 1]
                 slid = 0
                 if BLOCK and x.step == STEP * LANES:
                     slid = runs.length // (BLOCK * LANES) * (BLOCK * LANES)
                     for s in range(0, slid, BLOCK * LANES):
+                        if TILES_AHEAD and ASKS * s < most:
+                            for i in static_range(BLOCK * ASKS):
+                                prefetch(vec, x.a, asked + ASKS * s + i * LANES)
                         for k in static_range(BLOCK):
                             w[k] = load(vec, panel.a, w_r + s + k * LANES)
                         for j in static_range((MR - 1) * STEP + BLOCK):
@@ -105,14 +111,10 @@ def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, TILES_AHEAD=0):
                                     acc[(j - k) // STEP, 0] = fma(
                                         x_j, w[k], acc[(j - k) // STEP, 0]
                                     )
-                    if TILES_AHEAD:
-                        for s in range(old, slid, LANES):
-                            for m in static_range(MR):
-                                prefetch(vec, x.a, x_r + (m + TILES_AHEAD * MR) * x.step + s)
                 for s in range(slid, runs.length, LANES):
-                    if TILES_AHEAD and s >= old:  # rows that the tile before has not read
-                        for m in static_range(MR):
-                            prefetch(vec, x.a, x_r + (m + TILES_AHEAD * MR) * x.step + s)
+                    if TILES_AHEAD and ASKS * s < most:
+                        for i in static_range(ASKS):
+                            prefetch(vec, x.a, asked + ASKS * s + i * LANES)
                     for f in static_range(NF):
                         w[f] = load(vec, panel.a, w_r + f * panel.step + s)
                     for m in static_range(MR):
@@ -255,12 +257,14 @@ def schedule(p: "Problem") -> Schedule:
     """Tiles for few filters; for few positions, one job for every few filters of a group."""
     if meets_few_filters(p):
         filters = p.O // p.groups
-        ahead = {"TILES_AHEAD": 3} if p.C * itemsize_of(p) in ASKED_BYTES else {}
-        layout = Layout(in_vectors=True, by_filter=True, ahead=ahead)
         step, block = _slides(p, filters)
         tile = Tile((SLIDING[processor.registers()][0], 1), 0.8) if block else _tile(p, filters)
-        kernel_of = partial(micro_kernel, BESIDE=int(p.groups == 1), STEP=step, BLOCK=block)
-        return schedule_of(p, kernel_of, tile, layout)
+        asks = -(-tile.shape[0] * p.stride[-1] // math.prod(p.K))
+        options = {"BESIDE": int(p.groups == 1), "STEP": step, "BLOCK": block, "ASKS": asks}
+        foreseen = p.C * itemsize_of(p) < ASKED_BYTES or p.K[-1] < max(2, p.stride[-1])
+        ahead = {} if foreseen else {"TILES_AHEAD": 2}
+        layout = Layout(in_vectors=True, by_filter=True, ahead=ahead)
+        return schedule_of(p, partial(micro_kernel, **options), tile, layout)
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g, filters = geometry_of(p), p.O // p.groups

@@ -243,8 +243,8 @@ def _tile(p: "Problem", stride: int) -> Tile:
     )
     W = whole if whole >= few.shape[0] else W
     crowded = processor.filled(p.C * p.kernel_dilation[-1] * itemsize_of(p), rows) >= CROWDED
-    slides = stride > 0 and p.K[-1] >= LONG[processor.registers()]
-    slides = slides if p.groups == p.C else stride == 1
+    long = stride > 0 and p.K[-1] >= LONG[processor.registers()]
+    slides = long if p.groups == p.C else stride == 1
     if crowded or not slides or many.shape[0] > W:
         return few
     return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)
@@ -255,5 +255,5 @@ def taps_of(K: int) -> tuple[int, int]:
     blocks as registers allow, of as equal sizes as may be.  A block takes as long as a tap to
     begin, and one of a single tap as long as three."""
     blocks = -(-K // TAPS[processor.registers()])
-    taps = -(-K // max(1, blocks))
-    return taps, K % max(1, taps)
+    taps = -(-K // blocks)
+    return taps, K % taps

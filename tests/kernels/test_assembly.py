@@ -61,7 +61,8 @@ for row in VARIANTS:
     over_groups = row.name == "grouped"
     takes = inspect.signature(row.kernel.micro_kernel).parameters
     flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
-    ways = {"": {}, **{f"{flag.lower()} ": {flag: 1} for flag in flags}}
+    asks = {"ASKS": 2} if "ASKS" in takes else {}
+    ways = {"": {}, **{f"{flag.lower()} ": {flag: 1, **asks} for flag in flags}}
     shapes, most = [tile.shape for tile in row.kernel.tiles()], TAPS[processor.registers()]
     for dtype in ("float32", "float64"):
         half = vec_of(dtype, processor.vector_bytes()).lanes // 2
