@@ -15,8 +15,9 @@ Memory      lines of an output that no cache holds are asked for a tile ahead: t
             caches where these hold none of it, see outputs.py; rows that do not fill them are kept
             until they do, 1.2 to 1.5x, or else written by tiles of few rows, 1.1 to 1.4x: each row
             is a stream of its own.  Of an input that comes from memory each step of a sum asks for
-            a line of what the next tile reads, 0.5 to 0.95 of the time, and tiles of narrow groups
-            for what later groups read.
+            a line of what the next tile reads, 0.5 to 0.95 of the time, until that is done: the
+            branch also keeps LLVM from computing two steps at once, for which 10x2 spilled and took
+            twice as long.  Tiles of narrow groups ask for what later groups read.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
             whatever the tile, the block or the number of threads.
 References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008;
@@ -67,8 +68,6 @@ TILES = {
 }
 
 AHEAD = {"GROUPS_AHEAD": 2, "TILES_AHEAD": 1}  # the next group would come too late
-# Tiles that do not ask ahead: LLVM computes two steps at once, loads before it asks, and spills.
-LATE = ((10, 2),)
 
 
 def tiles() -> tuple[Tile, ...]:
@@ -82,7 +81,6 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
     for STREAMS.  What the group or the tile reads that is so many AHEAD, its last tap, is asked
     for: of a group at once, of a tile line by line."""
     LANES, NR = vec.lanes, NV * vec.lanes
-    TILES_AHEAD = 0 if (MR, NV) in LATE else TILES_AHEAD
     are_far = far_outputs(NR, STREAMS, vec)
 
     @kernel
@@ -116,6 +114,7 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
                 for r in range(runs.count):  # first loop: contiguous pieces of the window
                     x_r = x.at + l * x.step + runs.table[2 * r]
                     w_r = panel_o + runs.table[2 * r + 1] * NR
+                    asked = runs.table[2 * r + 1] * LANES  # before this run, of MR rows
                     for s in range(runs.length):  # one rank-1 update of the tile
                         for v in static_range(NV):
                             w[v] = load(vec, panel.a, w_r + s * NR + v * LANES)
@@ -123,8 +122,8 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
                             x_ms = broadcast(vec, x.a, x_r + m * x.step + s)
                             for v in static_range(NV):
                                 acc[m, v] = fma(x_ms, w[v], acc[m, v])
-                        if TILES_AHEAD:
-                            prefetch(vec, x.a, ahead + (runs.table[2 * r + 1] + s) * LANES)
+                        if TILES_AHEAD and asked + s * LANES < MR * x.step:
+                            prefetch(vec, x.a, ahead + asked + s * LANES)
                 if STREAMS and streams:
                     for m in static_range(MR):
                         for v in static_range(NV):
@@ -149,7 +148,7 @@ def refuses(p: "Problem") -> str:
 
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
-    best = fastest(p, tiles(), LATE)
+    best = fastest(p, tiles())
     layout = Layout(
         phases=best.phases,
         narrow=best.narrow,

@@ -26,7 +26,6 @@ TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
 WITHIN = 1.6  # lines of memory that others would write past them
 APART = 0.015  # more for each row of a tile that shares lines with others: a stream of its own
 KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
-WAITING = 1.25  # of the time of tiles that ask ahead, where an input comes from memory
 PANEL_ROWS = 8  # rows that compute as long as it takes to read a panel from there
 
 
@@ -38,7 +37,6 @@ class Choice:
     tile: Tile
     phases: int = 1
     narrow: Tile | None = None
-    late: bool = False  # whether it does not ask ahead for its input
 
     @property
     def filters(self) -> int:
@@ -159,14 +157,12 @@ class Choice:
         return max(1.0, largest * cores / (blocks * self.lanes))
 
     def _reading(self) -> float:
-        """How much longer it takes to read an input that comes from memory without asking ahead,
-        and panels that L2 does not hold, where few rows compute less than that takes."""
+        """How much longer it takes to read panels that L2 does not hold, where few rows compute
+        less than that takes."""
         p = self.p
         panel = math.prod(p.K) * p.C // p.groups * columns(p, self.tile) * itemsize_of(p)
         fits = panel <= processor.caches().L2_bytes * 3 // 4
-        waits = self.late and moved_bytes(p) >= processor.read_bytes()
-        again = 1.0 if fits else max(1.0, PANEL_ROWS / self.tile.shape[0])
-        return again * (WAITING if waits else 1.0)
+        return 1.0 if fits else max(1.0, PANEL_ROWS / self.tile.shape[0])
 
     def _writing(self) -> float:
         """How much longer it takes to write outputs that no cache holds, where not past the
@@ -189,14 +185,12 @@ class Choice:
         return fit and 6 * lanes_of(p) <= p.O and filters % CACHE_LINE_BYTES > 0
 
 
-def fastest(p: "Problem", tiles: Sequence[Tile], late: Sequence[tuple[int, int]]) -> Choice:
-    """The choice of the least cost; tiles of the shapes in `late` do not ask ahead."""
-    return min(choices(p, tiles, late), key=lambda choice: choice.cost)
+def fastest(p: "Problem", tiles: Sequence[Tile]) -> Choice:
+    """The choice of the least cost."""
+    return min(choices(p, tiles), key=lambda choice: choice.cost)
 
 
-def choices(
-    p: "Problem", tiles: Sequence[Tile], late: Sequence[tuple[int, int]]
-) -> Iterator[Choice]:
+def choices(p: "Problem", tiles: Sequence[Tile]) -> Iterator[Choice]:
     """Each tile, with as many phases as its lanes have room for filters, half as many, and one."""
     filters = filters_of(p)
     for tile in tiles:
@@ -205,7 +199,7 @@ def choices(
             most = max(1, min(NR // filters, p.output_L[-1] // tile.shape[0]))
         for phases in sorted({most, most // 2 or 1, 1}):
             narrow = narrow_tile(p, tile, phases, tiles)
-            yield Choice(p, tile, phases, narrow, tile.shape in late)
+            yield Choice(p, tile, phases, narrow)
 
 
 def narrow_tile(p: "Problem", tile: Tile, phases: int, tiles: Sequence[Tile]) -> Tile | None:

@@ -10,11 +10,10 @@ import mlxconv
 from mlxconv import processor
 from mlxconv.arrays import CACHE_LINE_BYTES, aligned_empty
 from mlxconv.dispatch import plan
-from mlxconv.kernels import blocking, direct
+from mlxconv.kernels import blocking
 from tests.helpers import integer_array
 
 AHEAD = re.compile(r"[A-Z]+_AHEAD[1-9]")  # in the name of a micro-kernel
-SHAPE = re.compile(r"_MR(\d+)_.*_NV(\d+)")
 PERIOD = 1000  # rows after which the input repeats
 # dtype, channels, groups, filters, taps: of whole lines, and of others
 STREAMED = [
@@ -113,9 +112,7 @@ def test_input_that_is_asked_for(
     try:
         assert plan(mlxconv.explain(x, w, **parameters).problem).variant == variant
         name = tile_of(x, w, **parameters)
-        late = variant == "direct" and tuple(map(int, SHAPE.search(name).groups())) in direct.LATE
-        asks = far and not (late and ahead.startswith("TILES"))
-        assert AHEAD.findall(name) == ([ahead] if asks and ahead else [])
+        assert AHEAD.findall(name) == ([ahead] if far and ahead else [])
         q = mlxconv.Conv1d(w, **parameters)
         assert np.array_equal(q(x), expected)
     finally:

@@ -5,7 +5,6 @@ import math
 import pytest
 
 from benchmarks.families import problems
-from mlxconv import processor
 from mlxconv.bench.shapes import Shape
 from mlxconv.kernels import direct
 from mlxconv.kernels.tiling import choices, columns, fastest
@@ -14,7 +13,7 @@ TILES = direct.tiles()
 
 
 def all_choices(p):
-    return list(choices(p, TILES, direct.LATE))
+    return list(choices(p, TILES))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -35,7 +34,7 @@ def test_choices_cover_the_filters(seed):
 
 @pytest.mark.parametrize("shape", [(0, 9, 4, 8, 3), (1, 9, 0, 8, 3), (1, 9, 4, 0, 3)])
 def test_nothing_to_compute(shape):
-    assert 0 < fastest(Shape(*shape).problem(), TILES, direct.LATE).cost < math.inf
+    assert 0 < fastest(Shape(*shape).problem(), TILES).cost < math.inf
 
 
 def test_shares_that_are_not_equal():
@@ -45,12 +44,3 @@ def test_shares_that_are_not_equal():
         alone = choice.panels == 1 and choice.rows > choice.W // 2
         if alone and not choice.shares_panels:
             assert choice._idle() == choice.cores
-
-
-def test_input_from_memory():
-    """A tile that does not ask ahead for it costs more than it would with less input."""
-    near, far = (
-        Shape(n, 1000, 64, 32, 3).problem() for n in (1, 1 + processor.read_bytes() // 256_000)
-    )
-    for a, b in zip(all_choices(near), all_choices(far), strict=True):
-        assert b._reading() / a._reading() == pytest.approx(1.25 if b.late else 1)
