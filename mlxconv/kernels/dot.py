@@ -247,7 +247,7 @@ def _slides(p: "Problem", filters: int) -> tuple[int, int]:
     """The vectors between neighbouring positions, and those of a single filter that serve them from
     registers, as many as leave the fewest over: if each vector of x feeds two of them or more."""
     step, length = (n * p.C // lanes_of(p) for n in (p.stride[-1], p.K[-1]))
-    choices = range(min(SLIDING[processor.registers()][1], length), 2 * step - 1, -1)
+    choices = range(min(SLIDING[processor.registers()][1], length), max(1, 2 * step - 1), -1)
     if filters > 1 or p.groups > 1 or p.kernel_dilation[-1] > 1 or not choices:
         return 1, 0
     return step, min(choices, key=lambda block: length % block)

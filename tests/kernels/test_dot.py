@@ -63,6 +63,14 @@ def test_one_filter_in_registers_sums_in_the_same_order(K, stride, dtype):
     assert np.array_equal(*y)
 
 
+@pytest.mark.parametrize("shape", [(0, 9, LANES), (2, 9, 0), (0, 9, 0)])
+@pytest.mark.parametrize("filters", (1, 2))
+def test_nothing_to_multiply(shape, filters):
+    """Neither an image nor a channel: sums of nothing are zero."""
+    y = mlxconv.conv1d(np.ones(shape, "float32"), np.ones((filters, 2, shape[-1]), "float32"))
+    assert y.shape == (shape[0], 8, filters) and not y.any()
+
+
 @pytest.mark.parametrize("filters", (1, 2, 3, 4))
 def test_rows_that_crowd_a_set_of_L1(filters):
     """A tile has fewer of them."""
