@@ -88,20 +88,20 @@ def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, ASKS=0, TILES_AHEAD=0):
             for m in static_range(MR):
                 for f in static_range(NF):
                     acc[m, f] = zero(vec)
+            ahead = x.at + (l + TILES_AHEAD * MR - 1) * x.step + runs.length
+            if TILES_AHEAD and runs.count > 0:
+                ahead += runs.table[2 * runs.count - 2]
             for r in range(runs.count):
                 x_r = x.at + l * x.step + runs.table[2 * r]
                 w_r = panel.at + runs.table[2 * r + 1]
-                if TILES_AHEAD:  # from `asked` on lie those that the tile before does not read
-                    asked = x.at + (l + TILES_AHEAD * MR - 1) * x.step + runs.length
-                    asked += runs.table[2 * runs.count - 2] + ASKS * runs.table[2 * r + 1]
-                    most = MR * x.step - ASKS * runs.table[2 * r + 1]
+                asked = ASKS * runs.table[2 * r + 1]  # before this run, of MR rows
                 slid = 0
                 if BLOCK and x.step == STEP * LANES:
                     slid = runs.length // (BLOCK * LANES) * (BLOCK * LANES)
                     for s in range(0, slid, BLOCK * LANES):
-                        if TILES_AHEAD and ASKS * s < most:
+                        if TILES_AHEAD and asked + ASKS * s < MR * x.step:
                             for i in static_range(BLOCK * ASKS):
-                                prefetch(vec, x.a, asked + ASKS * s + i * LANES)
+                                prefetch(vec, x.a, ahead + asked + ASKS * s + i * LANES)
                         for k in static_range(BLOCK):
                             w[k] = load(vec, panel.a, w_r + s + k * LANES)
                         for j in static_range((MR - 1) * STEP + BLOCK):
@@ -112,9 +112,9 @@ def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, ASKS=0, TILES_AHEAD=0):
                                         x_j, w[k], acc[(j - k) // STEP, 0]
                                     )
                 for s in range(slid, runs.length, LANES):
-                    if TILES_AHEAD and ASKS * s < most:
+                    if TILES_AHEAD and asked + ASKS * s < MR * x.step:
                         for i in static_range(ASKS):
-                            prefetch(vec, x.a, asked + ASKS * s + i * LANES)
+                            prefetch(vec, x.a, ahead + asked + ASKS * s + i * LANES)
                     for f in static_range(NF):
                         w[f] = load(vec, panel.a, w_r + f * panel.step + s)
                     for m in static_range(MR):
@@ -234,10 +234,12 @@ def meets_few_filters(p: "Problem") -> bool:
     )
 
 
-def _tile(p: "Problem", filters: int) -> Tile:
+def _tile(p: "Problem", filters: int, slides: bool) -> Tile:
     """The one for so many filters, with fewer rows where these would crowd a set of L1, in which a
     line of theirs has to stay for two vectors: 1024 channels, one filter take half the time."""
     tile, step = tiles()[filters - 1], p.stride[-1] * p.C * itemsize_of(p)
+    if slides:
+        return tile._replace(shape=(SLIDING[processor.registers()][0], filters))
     crowded = processor.filled(step, tile.shape[0]) >= 1
     few = min(tile.shape[0], FEW_ROWS)
     return tile._replace(shape=(few, filters)) if crowded else tile
@@ -258,7 +260,7 @@ def schedule(p: "Problem") -> Schedule:
     if meets_few_filters(p):
         filters = p.O // p.groups
         step, block = _slides(p, filters)
-        tile = Tile((SLIDING[processor.registers()][0], 1), 0.8) if block else _tile(p, filters)
+        tile = _tile(p, filters, block > 0)
         asks = -(-tile.shape[0] * p.stride[-1] // math.prod(p.K))
         options = {"BESIDE": int(p.groups == 1), "STEP": step, "BLOCK": block, "ASKS": asks}
         foreseen = p.C * itemsize_of(p) < ASKED_BYTES or p.K[-1] < max(2, p.stride[-1])

@@ -244,11 +244,7 @@ def row_bytes(p: "Problem", phases: int) -> int:
     return p.stride[-1] * phases * p.C * itemsize_of(p)
 
 
-def moved_bytes(p: "Problem") -> int:
-    """Of input and output."""
-    return (math.prod(p.input_shape) + math.prod(p.output_shape)) * itemsize_of(p)
-
-
 def is_far(p: "Problem") -> bool:
     """Whether no cache holds the outputs."""
-    return blocking.are_far(moved_bytes(p))
+    moved = math.prod(p.input_shape) + math.prod(p.output_shape)
+    return blocking.are_far(moved * itemsize_of(p))

@@ -160,7 +160,9 @@ def test_the_hot_loop_of_every_tile(name, variant, dtype):
         assert set(loop.multiply_adds) == {MACHINES[name][1]}, tile
         allowed = 0
         if variant == "grouped" and " (1, 1, " not in tile:
-            allowed = 2 * count // 3
+            _, CHANNELS, STRIDE = map(int, re.findall(r"\d+", tile.partition("(")[2])[:3])
+            few = CHANNELS == 1 and STRIDE == 1
+            allowed = count // 10 if few else STRIDE * count // 3
         elif "slides by 2" in tile:
             allowed = count // 4
         assert len(loop.spills) <= allowed, f"{tile} spills:\n" + "\n".join(loop.spills)
