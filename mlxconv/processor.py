@@ -77,6 +77,12 @@ def rounds_to_bfloat16() -> bool:
 
 
 @lru_cache(1)
+def masks_stores() -> bool:
+    """Whether to write some lanes of a register takes about as long as all of them."""
+    return {"avx512vl", "avx512bw"} <= target()[2]
+
+
+@lru_cache(1)
 def caches() -> Caches:
     """The data caches of core 0; typical sizes where the system does not tell."""
     sizes, ways = {"1": 32 << 10, "2": 512 << 10, "3": 8 << 20}, 8

@@ -96,7 +96,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TI
     apart, and a line has blocks of TAPS taps and one of REST.  The last taps of the tile that is so
     many AHEAD are asked for."""
     LANES, NR = vec.lanes, vec.lanes // GROUP * GROUP
-    IS_WHOLE, TURNS = vec.lanes % GROUP == 0, turns(GROUP, CHANNELS)
+    TURNS = turns(GROUP, CHANNELS)
     spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
     are_far = far_outputs(NR, STREAMS, vec)
 
@@ -155,7 +155,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TI
                 if STREAMS and streams:
                     for m in static_range(MR):
                         stream(acc[m], y.a, at + m * y.step)
-                elif IS_WHOLE and o + NR <= filters:
+                elif o + LANES <= filters:  # what lies behind NR, the next panel writes
                     for m in static_range(MR):
                         store(acc[m], y.a, at + m * y.step)
                 else:

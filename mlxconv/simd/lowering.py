@@ -57,6 +57,12 @@ def splat(builder, scalar, vector):
     return builder.shuffle_vector(builder.insert_element(undef, scalar, i32(0)), undef, first)
 
 
+def slice_of(builder, v, first, lanes):
+    """So many lanes of `v`, from the `first` on."""
+    order = ir.Constant(ir.VectorType(i32, lanes), list(range(first, first + lanes)))
+    return builder.shuffle_vector(v, v, order)
+
+
 def first_lanes(context, builder, n, n_type, lanes):
     """The mask whose lanes 0 .. n-1 are set."""
     vector = ir.VectorType(i32, lanes)
