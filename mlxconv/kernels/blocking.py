@@ -25,7 +25,7 @@ def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
     rows that crowd a set of L1, waste more than the copies take, the last tile of all, and the taps
     that meet padding alone, which copied windows do not leave out."""
     W, positions = int(g["out"][0, 2]), max(1, positions_of(g))
-    if g["MR"][0] > W:
+    if g["rows"][0] > W:
         return True
     if g["panel_channels"][0] or g["phases"][0] > 1:
         return False
@@ -156,12 +156,17 @@ def _shares_panels(g: np.ndarray, window: int, itemsize: int) -> bool:
     return packing + wasted(lines * -(-W // MR)) > SHARED_LINE_FLOP + wasted(panels)
 
 
+def least_tiles(g: np.ndarray) -> int:
+    """The tiles of the smallest block, which has enough rows for the narrow tile as well."""
+    return -(-int(g["rows"][0]) // int(g["MR"][0]))
+
+
 def block_rows(g: np.ndarray, by_line: bool) -> int:
     """Positions of the largest block."""
     if not by_line:
         return -(-positions_of(g) // int(g["blocks"][0]))
-    tiles = -(-int(g["tiles"][0]) // int(g["blocks"][0]))
-    return min(max(1, tiles) * int(g["MR"][0]), int(g["out"][0, 2]))
+    tiles, MR, rows = -(-int(g["tiles"][0]) // int(g["blocks"][0])), int(g["MR"][0]), int(g["rows"][0])
+    return min(max(rows, tiles * MR), int(g["out"][0, 2]))
 
 
 SHORT = (8, 16, 32)  # blocks of a line, which leave out taps that only others meet the input with
@@ -200,14 +205,16 @@ def line_blocks(
         parts = max(1, min(groups, -(-all_bytes // int(L2 * PART_OF_L2))))
         positions = block_positions(MR, (groups * x_bytes + y_bytes) // parts, panel_bytes)
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
-    least = 1 if few or panels * panel_bytes <= L2 else -(-FROM_L3 // MR)
+    least = least_tiles(g)
+    if not few and panels * panel_bytes > L2:
+        least = max(least, -(-FROM_L3 // MR))
     positions = shortened(g, positions, least, lines, flop)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(parts, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     if not fit_side_by_side(all_bytes):
         parts = groups  # one after the other, each packed once for all its positions
     g["tiles"], g["group_blocks"] = -(-W // MR), parts
-    g["blocks"], g["panel_blocks"] = split(W, MR, positions, lines * parts, panels, flop)
+    g["blocks"], g["panel_blocks"] = split(g, positions, lines * parts, flop)
     if few:
         g["blocks"] = max(_shares(g, groups * panels, flop), -(-W // positions))
 
@@ -216,7 +223,7 @@ def _shares(g: np.ndarray, panels: int, flop: float) -> int:
     """The blocks of positions that give all cores the same where there are so few panels, unless it
     takes longer to begin them than some cores would wait."""
     cores = processor.cores()
-    shares = min(-(-4 * cores // panels), int(g["tiles"][0]))
+    shares = min(-(-4 * cores // panels), int(g["tiles"][0]) // least_tiles(g))
     waiting = (-panels % cores) * flop / panels
     begins = panels * (shares - 1) * BLOCK_CYCLES * processor.flop_per_cycle()
     return shares if waiting > begins else 1
@@ -254,7 +261,7 @@ def gathered_blocks(g: np.ndarray, elements: Elements, flop: float, few: bool) -
     """The same for blocks of gathered windows, which take up to half of L2; `few` are one.  Where
     these are fewer than cores, more of them copy windows in shares, or parts of the panels pack
     filters in shares, whichever are more."""
-    MR, size = int(g["MR"][0]), window_pitch(g, elements)
+    MR, size = int(g["rows"][0]), window_pitch(g, elements)
     positions = max(1, positions_of(g))
     room = processor.caches().L2_bytes // 2 // np.dtype(elements.dtype).itemsize
     rows = MR * max(1, min(8, room // max(1, size * MR)))
@@ -320,15 +327,16 @@ def sharing(flop: float) -> int:
     return min(processor.cores(), max(1, round(flop / JOB_FLOP)))
 
 
-def split(W: int, MR: int, positions: int, lines: int, panels: int, flop: float) -> tuple[int, int]:
+def split(g: np.ndarray, positions: int, lines: int, flop: float) -> tuple[int, int]:
     """(blocks of a line, blocks of panels), so that every core gets an equal share of jobs.
 
     Lines too few for that are cut into smaller blocks, down to two tiles and JOB_FLOP; where that
     is still too little, the panels are split as well.
     """
-    cores, tiles = sharing(flop), -(-W // MR)
-    blocks = -(-W // positions)
-    blocks = max(blocks, min(even_blocks(blocks, lines, cores), tiles // 2))
+    cores, tiles, panels = sharing(flop), int(g["tiles"][0]), int(g["panels"][0])
+    blocks = -(-int(g["out"][0, 2]) // positions)
+    most = tiles // max(2, least_tiles(g))
+    blocks = max(blocks, min(even_blocks(blocks, lines, cores), most))
     panel_blocks = 1
     if lines * blocks < cores:
         panel_blocks = min(panels, -(-cores // max(1, lines * blocks)))

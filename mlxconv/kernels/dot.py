@@ -271,7 +271,7 @@ def schedule(p: "Problem") -> Schedule:
     vec = vec_of(elements.dtype, processor.vector_bytes())
     g, filters = geometry_of(p), p.O // p.groups
     g["NR"] = FILTERS * max(1, min(8, filters // (8 * FILTERS * processor.cores())))
-    g["blocks"], g["MR"] = -(-filters // int(g["NR"][0])), 1
+    g["blocks"], g["MR"], g["rows"] = -(-filters // int(g["NR"][0])), 1, 1
     windows = p.N * math.prod(p.output_L) * math.prod(p.K) * p.C // p.groups
     jobs = p.groups * int(g["blocks"][0])
     step = Step(range_kernel(elements, vec), jobs, COST * p.flop)

@@ -63,6 +63,7 @@ GEOMETRY = np.dtype(
         ("blocks", "i8"),  # blocks of tiles in a line
         ("line_blocks", "i8"),  # blocks of lines along H
         ("MR", "i8"),  # positions of a register tile
+        ("rows", "i8"),  # of the smallest block: enough for the narrow tile, too
         ("NR", "i8"),  # filters of a register tile, and of a panel
         ("narrow_NR", "i8"),  # of the narrow tile, for filters that are left over; 0 without one
         ("tile", "i8"),  # address of the micro-kernel
@@ -140,7 +141,7 @@ class Panels(NamedTuple):
 
 @kernel
 def locate(g, job):
-    """The block that `job` stands for.  A line of at least MR positions has no block of fewer:
+    """The block that `job` stands for.  A line of at least `rows` positions has no block of fewer:
     its last block starts earlier and overlaps its neighbour, writing the same bits again.  So
     does the tail, the positions that are left over when `phases` of them make one row."""
     D, H, W = g.out[0], g.out[1], g.out[2]
@@ -152,7 +153,7 @@ def locate(g, job):
     i, part = rest % g.group_blocks, rest // g.group_blocks
     shift = g.tail if b == g.blocks else 0
     l1 = W if shift else min((b + 1) * g.tiles // g.blocks * g.MR, W)
-    l0 = max(0, l1 - g.MR if shift else min(b * g.tiles // g.blocks * g.MR, l1 - g.MR))
+    l0 = max(0, l1 - g.rows if shift else min(b * g.tiles // g.blocks * g.MR, l1 - g.rows))
     first = l0 * g.stride[2] + shift * g.stride[2] // g.phases - g.padding[2]
     h, below = j * H // g.line_blocks, (j + 1) * H // g.line_blocks
     to = g.y_offset + n * g.y_image + d * g.y_step[0] + h * g.y_step[1]
@@ -179,20 +180,20 @@ COPY_FLOP = 25  # per element: what a tile could do in the time that a copy take
 def part_of(g, block, i, stays):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
     lie inside, and the rest.  Only the middle is read in place, if the input `stays`, and only from
-    MR positions on; the others are stretched to MR: done where two more tiles take less than to
-    copy the middle.  Several lines are one part, since they copy what they share once."""
+    `rows` positions on; the others are stretched to that: done where two more tiles take less than
+    to copy the middle.  Several lines are one part, since they copy what they share once."""
     lo, hi = 0, block.rows
     lines = g.K[0] * g.K[1]
     copied = block.rows * g.stride[2] * g.width * lines * COPY_FLOP
-    stretched = 4 * g.MR * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
+    stretched = 4 * g.rows * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
     if stays and block.lines == 1 and copied > stretched:
         lo, hi = inside(g, block)
-    if hi - lo < g.MR:
+    if hi - lo < g.rows:
         lo, hi = 0, block.rows if i == 1 else 0
     if i == 0:
-        lo, hi = 0, max(lo, g.MR) if lo > 0 else 0
+        lo, hi = 0, max(lo, g.rows) if lo > 0 else 0
     elif i == 2:
-        lo, hi = min(hi, block.rows - g.MR) if 0 < hi < block.rows else block.rows, block.rows
+        lo, hi = min(hi, block.rows - g.rows) if 0 < hi < block.rows else block.rows, block.rows
     first, to = block.first + lo * g.stride[2], block.to + lo * g.y_step[2]
     n, d, h, lines = block.n, block.d, block.h, block.lines
     return Block(n, d, h, lines, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1)

@@ -79,11 +79,11 @@ def computes(elements):
     @kernel(inline="always")
     def compute(data, x, runs, panel, y, positions, filters):
         """y = micro-kernel(x, runs, panel): by way of scratch where there are fewer positions than
-        the tile has."""
+        tiles have."""
         g = data.geometry[0]
         kept = Rows(data.scratch.view(as_output), g.block_at * SHARE, filters)
-        out = kept if positions < g.MR else y
-        rows, left = max(positions, g.MR), filters % g.NR if g.narrow_NR else 0
+        out = kept if positions < g.rows else y
+        rows, left = max(positions, g.rows), filters % g.NR if g.narrow_NR else 0
         whole = filters - left
         if whole:
             call_tile(g.tile, x, runs, panel, out, rows, whole, g.mode)
@@ -93,7 +93,7 @@ def computes(elements):
             call_tile(g.narrow, x, runs, last, behind, rows, left, 0)
         if g.checks == OUTPUTS_ and not is_finite(out.a, out.at, positions, out.step, filters):
             data.counters[SUSPECT] = 1
-        if positions < g.MR:
+        if positions < g.rows:
             for m in range(positions):
                 copy_run(kept.a, kept.at + m * kept.step, y.a, y.at + m * y.step, filters)
 
@@ -183,7 +183,7 @@ def runs_lines(elements):
         g = data.geometry[0]
         panel_size = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
         lo, hi = inside(g, block)
-        if hi - lo < g.MR:
+        if hi - lo < g.rows:
             lo = hi = block.rows  # too few for a tile: all come one by one
         filters = min(block.p1 * g.NR, g.O) - block.p0 * g.NR
         d = reach_of(g, 0, block.d * g.stride[0] - g.padding[0], 1)

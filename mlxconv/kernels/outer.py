@@ -290,7 +290,7 @@ def over_blocks(p: "Problem", g: np.ndarray, kernel: Any, work: Work) -> Schedul
     vec = vec_of(elements.dtype, processor.vector_bytes())
     room = STRIP_BYTES // np.dtype(elements.dtype).itemsize
     taps, (_, H, W) = math.prod(p.K), g["out"][0].tolist()
-    g["MR"], g["tiles"], g["blocks"] = 1, W, -(-W // work.row)
+    g["MR"], g["rows"], g["tiles"], g["blocks"] = 1, 1, W, -(-W // work.row)
     rows, lines = -(-W // int(g["blocks"][0])), H
     while lines > 1 and (lines * rows > work.positions or strip_elements(g, lines, rows) > room):
         lines = -(-lines // 2)

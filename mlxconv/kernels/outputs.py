@@ -50,7 +50,7 @@ def computes_rows(vec, compute):
         the next are computed, the lines of memory that they fill are written past the caches, a few
         at a time, and what does not fill one waits for the next."""
         g = data.geometry[0]
-        MR, kept, room = g.MR, data.scratch, MOST + g.MR * filters
+        MR, kept, room = g.rows, data.scratch, MOST + g.rows * filters
         piece = max(1, AT_ONCE_ * LANES // g.NR) * g.NR
         source, to, count, head = g.block_at, y.at, 0, 0  # what waits, and where it belongs
         while head < MOST and not starts_line(vec, y.a, to + head):

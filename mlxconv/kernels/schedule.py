@@ -205,8 +205,8 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
     g = in_phases(p, layout.phases)
     g = across_groups(g, NR) if layout.over_groups else g
     g["MR"], narrow = tile.shape[0], layout.narrow
+    g["rows"] = max(t.shape[0] for t in (tile, narrow) if t)
     if narrow:
-        g["MR"] = max(tile.shape[0], narrow.shape[0])  # each block is enough for both
         g["narrow_NR"] = narrow.shape[1] * narrow.vec(elements).lanes
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), layout.tap_block
     return g
@@ -264,10 +264,10 @@ def _parts_of_job(g: np.ndarray) -> tuple[int, int]:
 def _scratch(g: np.ndarray, strip: int, lanes: int) -> int:
     """Set where in scratch outputs are kept and filters packed, behind a strip of so many elements;
     returns the elements before these filters."""
-    MR, filters = int(g["MR"][0]), _parts_of_job(g)[1] * int(g["NR"][0])
-    kept = 0 if g["tiles"][0] else MR * filters
+    rows, filters = int(g["rows"][0]), _parts_of_job(g)[1] * int(g["NR"][0])
+    kept = 0 if g["tiles"][0] else rows * filters
     if g["keeps_rows"][0]:
-        kept = 2 * (MR * filters + CACHE_LINE_BYTES)
+        kept = 2 * (rows * filters + CACHE_LINE_BYTES)
     g["block_at"] = strip = -(-strip // lanes) * lanes
     g["panels_at"] = own = strip + -(-kept // lanes) * lanes
     return own

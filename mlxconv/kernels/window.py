@@ -244,7 +244,7 @@ def gathers(elements, vec):
                     h, d = 0, d + 1
                     if d == g.out[0]:
                         d, n = 0, n + 1
-        missing = max(0, g.MR - (l1 - l0))  # rows that fill up the tile
+        missing = max(0, g.rows - (l1 - l0))  # rows that fill up the tile
         clear(strip, (l1 - l0) * pitch, missing * pitch)
 
     return gather
