@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 # vector: for short lines and far rows, for rows of several channels, and for those of one
 TILES = {
     (16, 2): (
-        Tile((7, 1), 0.7),  # 7 + 7 + 1 of 16: 20 loads feed the 49 FMA of 7 taps
-        Tile((7, 1), 0.7),
+        Tile((6, 1), 0.65),  # 6 + 7 + 1 of 16
+        Tile((10, 1), 0.75),  # 10 + 5 + 1: 19 loads feed the 50 FMA of 5 taps; fewer for more taps
         Tile((8, 1), 0.8),  # 8 + 7 + 1: as many chains as hide the latency of an FMA
     ),
     (32, 2): (
@@ -66,6 +66,8 @@ TILES = {
 TAPS = {16: 7, 32: 9}  # that a tile takes at a time, at the most
 # taps of a line of one channel from which FMA bound the last tile, and not loads and stores
 LONG = {16: 16, 32: 1}
+# taps of groups that fill a vector of which LLVM loads all rows of a larger tile at once, and spills
+AT_ONCE = {16: (2, 3), 32: ()}
 MANY_TAPS = 7  # of a line, from which several filters of one channel have half types widened once
 CROWDED = 1.5  # of the ways of a set of L1, which tiles of fewer rows do not fill as often
 
@@ -230,21 +232,30 @@ def tiles() -> tuple[Tile, ...]:
     return TILES[processor.registers(), processor.fma_per_cycle()]
 
 
+def of_several_channels(taps: int) -> Tile:
+    """The tile for rows of several channels, of as many as so many taps leave registers for."""
+    tile = tiles()[1]
+    return tile._replace(shape=(min(tile.shape[0], processor.registers() - 1 - taps), 1))
+
+
 def _tile(p: "Problem", stride: int) -> Tile:
     """The tile that takes least time for a line: the first where each multiply-add loads its
     operand, where a line, or what of it needs no padding, is shorter than the other, and where the
     rows of that one crowd a set of L1, and not just by a few: then the first has to read its own
     again as often."""
-    few, several, many = tiles()
-    many = many if p.groups == p.C else several
-    W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps_of(p.K[-1])[0]
+    (few, _, many), taps = tiles(), taps_of(p.K[-1])[0]
+    many = many if p.groups == p.C else of_several_channels(taps)
+    W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps
     whole = whole_windows(
         p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
     )
     W = whole if whole >= few.shape[0] else W
     crowded = processor.filled(p.C * p.kernel_dilation[-1] * itemsize_of(p), rows) >= CROWDED
-    long = stride > 0 and p.K[-1] >= LONG[processor.registers()]
-    slides = long if p.groups == p.C else stride == 1
+    slides = stride == 1
+    if p.groups == p.C:
+        slides = stride > 0 and p.K[-1] >= LONG[processor.registers()]
+    elif p.O // p.groups == lanes_of(p):
+        slides = slides and p.K[-1] not in AT_ONCE[processor.registers()]
     if crowded or not slides or many.shape[0] > W:
         return few
     return min((few, many), key=lambda t: -(-W // t.shape[0]) * t.shape[0] / t.efficiency)

@@ -2,7 +2,9 @@
 
 A tile that needs one register more than there are runs at half the speed and gives the same
 results, so only its assembly tells.  Kernels are compiled for a processor, and never run, in a
-process of its own, without the cache: code loaded from disk cannot be inspected.
+process of its own, without the cache: code loaded from disk cannot be inspected.  What is read is
+made of a copy of the LLVM code, since LLVM changes that while it makes machine code of it: made
+once more of the same, as inspect_asm() does, it is another.
 """
 
 import json
@@ -40,20 +42,30 @@ MACHINES = {
 COMPILE = """
 import inspect
 import json
+import llvmlite.binding as llvm
+from numba.core.codegen import JITCodeLibrary
 from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
 from mlxconv.kernels.dot import SLIDING
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.grouped import TAPS
+from mlxconv.kernels.grouped import TAPS, of_several_channels
 from mlxconv.kernels.loops import tile_call
 from mlxconv.simd.vector import vec_of
 
 found = {}
+finalize, machine_code = JITCodeLibrary._finalize_specific, []
+
+def finalize_copy(library):
+    copy = llvm.parse_assembly(str(library._final_module))
+    machine_code[:] = [library.codegen._tm.emit_assembly(copy)]
+    finalize(library)
+
+JITCodeLibrary._finalize_specific = finalize_copy
 
 def compile(name, micro_kernel, dtype, kind, MR, NV, **options):
     tile = micro_kernel(*kind, MR, NV, vec_of(dtype, processor.vector_bytes()), **options)
     tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
-    (found[f"{name}{MR}x{NV}"],) = tile.inspect_asm().values()
+    (found[f"{name}{MR}x{NV}"],) = machine_code
 
 for row in VARIANTS:
     if not hasattr(row.kernel, "tiles"):
@@ -66,11 +78,16 @@ for row in VARIANTS:
     shapes, most = [tile.shape for tile in row.kernel.tiles()], TAPS[processor.registers()]
     for dtype in ("float32", "float64"):
         half = vec_of(dtype, processor.vector_bytes()).lanes // 2
-        groups = ((1, 1), (2, 2), (half, 1), (half, 0))[: 4 if dtype == "float32" else 1]
-        blocks = ((1, most, most - 1), (2, most, 0))[: 2 if dtype == "float32" else 1]
-        kinds = [(*group, *block) for group in groups for block in blocks]
-        for kind in kinds if over_groups else [()]:
-            for MR, NV in sorted({*shapes} if kind == () or kind[1] == 1 else {*shapes[:2]}):
+        groups = ((1, 1), (2, 2), (half, 1), (half, 0), (2 * half, 0))
+        blocks = ((1, most, most - 1), (2, most, 0))
+        is_main = dtype == "float32"
+        kinds = [(*group, *block) for group in groups for block in blocks[: 1 + is_main]]
+        for kind in (kinds if is_main else kinds[:1]) if over_groups else [()]:
+            chosen = shapes
+            if over_groups:
+                many = of_several_channels(most).shape if kind[2] == 1 else shapes[0]
+                chosen = shapes[0], shapes[-1] if kind[1] == 1 else many
+            for MR, NV in sorted({*chosen}):
                 for way, options in (ways if kind[:2] in ((), (1, 1)) else {"": {}}).items():
                     name = f"{row.name} {dtype} {kind} {way}"
                     compile(name, row.kernel.micro_kernel, dtype, kind, MR, NV, **options)
