@@ -142,8 +142,9 @@ class Panels(NamedTuple):
 @kernel
 def locate(g, job):
     """The block that `job` stands for.  A line of at least `rows` positions has no block of fewer:
-    its last block starts earlier and overlaps its neighbour, writing the same bits again.  So
-    does the tail, the positions that are left over when `phases` of them make one row."""
+    the first may end later, and others start earlier, and overlap their neighbours, writing the
+    same bits again.  So does the tail, the positions that are left over when `phases` of them make
+    one row."""
     D, H, W = g.out[0], g.out[1], g.out[2]
     blocks = g.blocks + (g.tail > 0)
     b, rest = job % blocks, job // blocks
@@ -152,7 +153,7 @@ def locate(g, job):
     n, rest = rest % g.N, rest // g.N
     i, part = rest % g.group_blocks, rest // g.group_blocks
     shift = g.tail if b == g.blocks else 0
-    l1 = W if shift else min((b + 1) * g.tiles // g.blocks * g.MR, W)
+    l1 = W if shift else min(max(g.rows, (b + 1) * g.tiles // g.blocks * g.MR), W)
     l0 = max(0, l1 - g.rows if shift else min(b * g.tiles // g.blocks * g.MR, l1 - g.rows))
     first = l0 * g.stride[2] + shift * g.stride[2] // g.phases - g.padding[2]
     h, below = j * H // g.line_blocks, (j + 1) * H // g.line_blocks

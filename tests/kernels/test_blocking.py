@@ -1,11 +1,15 @@
 """Blocks of positions, and what they leave out."""
 
+import numpy as np
 import pytest
 
 from mlxconv import processor
 from mlxconv.bench.shapes import Shape
 from mlxconv.dispatch import plan
-from mlxconv.kernels import blocking
+from mlxconv.kernels import blocking, direct
+from mlxconv.kernels.geometry import locate
+from mlxconv.kernels.schedule import Layout, schedule_of
+from mlxconv.kernels.tiling import columns
 
 
 def geometry(L, K, C=1, O=20, **parameters):
@@ -39,6 +43,29 @@ def test_blocks_are_short_where_taps_are_left_out():
     assert long["out"][0, 2] > short["out"][0, 2]
     assert blocking.block_rows(short, True) < blocking.block_rows(long, True) / 2
     assert blocking.met(short, blocking.block_rows(short, True)) < 2 / 5
+
+
+@pytest.mark.parametrize("narrow", direct.tiles())
+@pytest.mark.parametrize("tile", direct.tiles())
+def test_blocks_are_enough_for_both_tiles(tile, narrow):
+    """Whatever their rows: what is computed of fewer goes by way of memory that blocks of lines do
+    not have."""
+    find = getattr(locate, "py_func", locate)
+    for L in range(20, 530, 17):
+        p = Shape(1, L, 100, 1, 11, padding=80, dilation=16).problem()
+        p = p._replace(O=columns(p, tile) + 1)
+        schedule = schedule_of(p, direct.micro_kernel, tile, Layout(narrow=narrow))
+        (g,) = schedule.geometry.view(np.recarray)
+        if g.tiles == 0:
+            continue
+        W, done = int(g.out[2]), set()
+        assert g.rows == max(tile.shape[0], narrow.shape[0]) <= W
+        for job in range(schedule.steps[-1].jobs):
+            block = find(g, job)
+            first = block.to // p.O
+            done.update(range(first, first + block.rows))
+            assert g.rows <= block.rows <= blocking.block_rows(schedule.geometry, True)
+        assert done == set(range(W))
 
 
 def split(problem, variant="direct"):
