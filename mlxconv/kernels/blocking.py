@@ -165,8 +165,8 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
     """Positions of the largest block."""
     if not by_line:
         return -(-positions_of(g) // int(g["blocks"][0]))
-    tiles, MR, rows = -(-int(g["tiles"][0]) // int(g["blocks"][0])), int(g["MR"][0]), int(g["rows"][0])
-    return min(max(rows, tiles * MR), int(g["out"][0, 2]))
+    tiles, blocks, MR, rows = (int(g[name][0]) for name in ("tiles", "blocks", "MR", "rows"))
+    return min(max(rows, -(-tiles // blocks) * MR), int(g["out"][0, 2]))
 
 
 SHORT = (8, 16, 32)  # blocks of a line, which leave out taps that only others meet the input with

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 TILES = {
     (16, 2): (
         Tile((6, 2), 0.95),  # 12 + 2 + 1 = 15 of 16; 8 loads feed 12 FMA
-        Tile((5, 2), 0.945),  # 10 + 2 + 1
-        Tile((4, 2), 0.94),  # 8 + 2 + 1: as many chains as hide the latency
-        Tile((4, 3), 0.95),  # 12 + 3 + 1; 7 loads feed 12 FMA
-        Tile((8, 1), 0.8),  # 8 + 1 + 1; 9 loads feed 8 FMA; LLVM makes larger ones spill
+        Tile((5, 2), 0.93),  # 10 + 2 + 1
+        Tile((4, 2), 0.95),  # 8 + 2 + 1: as many chains as hide the latency
+        Tile((4, 3), 0.96),  # 12 + 3 + 1; 7 loads feed 12 FMA
+        Tile((8, 1), 0.77),  # 8 + 1 + 1; 9 loads feed 8 FMA; LLVM makes larger ones spill
     ),
     (32, 2): (
         Tile((6, 2), 0.95),  # 12 + 2 + 1 of 32: as many chains as hide the latency

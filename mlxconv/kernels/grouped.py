@@ -66,7 +66,7 @@ TILES = {
 TAPS = {16: 7, 32: 9}  # that a tile takes at a time, at the most
 # taps of a line of one channel from which FMA bound the last tile, and not loads and stores
 LONG = {16: 16, 32: 1}
-# taps of groups that fill a vector of which LLVM loads all rows of a larger tile at once, and spills
+# taps of groups that fill a vector where LLVM loads all rows of a larger tile at once, and spills
 AT_ONCE = {16: (2, 3), 32: ()}
 MANY_TAPS = 7  # of a line, from which several filters of one channel have half types widened once
 CROWDED = 1.5  # of the ways of a set of L1, which tiles of fewer rows do not fill as often
