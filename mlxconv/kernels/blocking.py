@@ -103,10 +103,9 @@ WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, 
 def fit_side_by_side(panel_bytes: int) -> bool:
     """Whether every worker may keep panels of so many bytes: in its L2, or in what of L3 keeps all
     of them.  More take 0.65 to 0.95 of the time if workers share them, or meet group after group;
-    on Zen 3 0.98 from 3 MB on, 0.9 from 6 MB on."""
-    return panel_bytes <= max(
-        processor.caches().L2_bytes, processor.far_bytes() // processor.cores()
-    )
+    on Zen 3 0.93 to 1.03 for 4 to 8 MB."""
+    part = processor.far_bytes() // processor.cores()
+    return panel_bytes <= max(processor.caches().L2_bytes, part)
 
 
 PACK_CYCLES = 0.3  # per weight
