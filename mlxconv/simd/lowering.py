@@ -57,10 +57,10 @@ def splat(builder, scalar, vector):
     return builder.shuffle_vector(builder.insert_element(undef, scalar, i32(0)), undef, first)
 
 
-def slice_of(builder, v, first, lanes):
-    """So many lanes of `v`, from the `first` on."""
-    order = ir.Constant(ir.VectorType(i32, lanes), list(range(first, first + lanes)))
-    return builder.shuffle_vector(v, v, order)
+def choose(builder, v, u, lanes):
+    """The vector of these lanes of `v` and `u`, side by side."""
+    order = ir.Constant(ir.VectorType(i32, len(lanes)), [*map(int, lanes)])
+    return builder.shuffle_vector(v, u, order)
 
 
 def first_lanes(context, builder, n, n_type, lanes):

@@ -9,7 +9,7 @@ from numba import types
 from numba.core.errors import TypingError
 
 from mlxconv.simd.halves import kept_as, widen, widened
-from mlxconv.simd.lowering import check, i1, i32, i64, lowers, masked_load, pointer
+from mlxconv.simd.lowering import check, choose, i1, i32, i64, lowers, masked_load, pointer
 from mlxconv.simd.vector import Vec
 
 MOST_LOADS = 4  # of whole vectors, to choose single elements of; more take longer than those
@@ -39,7 +39,7 @@ def _broadcast_each(context, builder, sig, args):
     for g in range(values.type.count):
         x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
         values = builder.insert_element(values, x, i32(g))
-    return widen(builder, _chosen(builder, values, values, parts), dtype)
+    return widen(builder, choose(builder, values, values, parts), dtype)
 
 
 def _loaded(builder, p, extent, kept):
@@ -56,10 +56,10 @@ def _chosen_of(builder, vectors, lanes):
     taken from the next, one vector after the other."""
     chosen, span = vectors[0], vectors[0].type.count
     if len(vectors) == 1:
-        return _chosen(builder, chosen, chosen, lanes)
+        return choose(builder, chosen, chosen, lanes)
     order = lanes
     for n, v in enumerate(vectors[1:], 1):
-        chosen = _chosen(builder, chosen, v, np.where(lanes < n * span, order, span + lanes % span))
+        chosen = choose(builder, chosen, v, np.where(lanes < n * span, order, span + lanes % span))
         order = np.arange(len(lanes))
     return chosen
 
@@ -79,7 +79,7 @@ def repeat(v, j, size):
 @lowers(repeat, lambda v, j, size: _sized(size, v, j))
 def _repeat(context, builder, sig, args):
     j, size = (sig.args[i].literal_value for i in (1, 2))
-    return _chosen(builder, args[0], args[0], _parts_of(sig.args[0].lanes, size) * size + j)
+    return choose(builder, args[0], args[0], _parts_of(sig.args[0].lanes, size) * size + j)
 
 
 def _parts_of(lanes, size):
@@ -97,12 +97,6 @@ def _sized(size, vec, *constants):
     if not 1 <= size.literal_value <= vec.lanes:
         raise TypingError(f"{vec} has no parts of {size.literal_value} lanes")
     return vec
-
-
-def _chosen(builder, v, u, lanes):
-    """The vector of these lanes of `v` and `u`, side by side."""
-    order = ir.Constant(ir.VectorType(i32, len(lanes)), [*map(int, lanes)])
-    return builder.shuffle_vector(v, u, order)
 
 
 def zip_low(a, b):
@@ -156,7 +150,7 @@ def _parts(v):
 def _shuffled(builder, word, vec, args):
     """What `word` makes of two registers, as it says itself of the numbers of their lanes."""
     lanes = np.arange(2 * vec.lanes, dtype=f"i{vec.dtype.itemsize}")
-    return _chosen(builder, *args, word(lanes[: vec.lanes], lanes[vec.lanes :]))
+    return choose(builder, *args, word(lanes[: vec.lanes], lanes[vec.lanes :]))
 
 
 def add_halves(a, b, parts):
@@ -176,7 +170,7 @@ def _add_halves(context, builder, sig, args):
     vec, parts = sig.return_type, sig.args[2].literal_value
     lanes = np.arange(2 * vec.lanes)
     halves = np.hstack([_halves(of_one, parts) for of_one in np.split(lanes, 2)])
-    return builder.fadd(*(_chosen(builder, *args[:2], half) for half in halves))
+    return builder.fadd(*(choose(builder, *args[:2], half) for half in halves))
 
 
 def sum_lanes(v):
@@ -192,5 +186,5 @@ def _sum_lanes(context, builder, sig, args):
     while lanes > 1:
         lanes //= 2
         low, high = range(lanes), range(lanes, 2 * lanes)
-        v = builder.fadd(*(_chosen(builder, v, v, half) for half in (low, high)))
+        v = builder.fadd(*(choose(builder, v, v, half) for half in (low, high)))
     return builder.extract_element(v, i32(0))

@@ -18,6 +18,7 @@ from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.simd.halves import kept_as, narrow, rounded, widen, widened
 from mlxconv.simd.lowering import (
     check,
+    choose,
     first_lanes,
     i32,
     i64,
@@ -27,7 +28,6 @@ from mlxconv.simd.lowering import (
     masked_load,
     pointer,
     size_of,
-    slice_of,
     splat,
 )
 from mlxconv.simd.vector import Vec
@@ -189,7 +189,7 @@ def _pieces_written(builder, v, p, n):
     """Write the first n lanes, fewer than there are: halves of a half of a half, by the bits of n.
     On AMD's Zen 3 a masked store takes 12 cycles, four of those."""
     while (size := v.type.count // 2) > 0:
-        low, high = (slice_of(builder, v, at, size) for at in (0, size))
+        low, high = (choose(builder, v, v, range(at, at + size)) for at in (0, size))
         taken = builder.and_(n, i64(size))
         takes = builder.icmp_unsigned("!=", taken, i64(0))
         with builder.if_then(takes):
