@@ -13,7 +13,6 @@ import platform
 import re
 import subprocess
 import sys
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,12 +35,13 @@ MACHINES = {
     "skylake-avx512": ({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
     "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[processor.vector_bytes()]),
 }
-# Prints {"variant dtype kind MRxNV": assembly} for the tiles of all variants that have any, those
-# over groups of every kind: filters and channels of a group, taps that positions are apart, those
-# of a block and of the last block; once more where they may write past the caches or ask ahead.
+# Prints {"kind MRxNV": assembly} of all tiles that a variant has for a type, those over groups of
+# every kind: filters and channels of a group, taps that positions are apart, those of a block and
+# of the last block; once more where they may write past the caches or ask ahead.
 COMPILE = """
 import inspect
 import json
+import sys
 import llvmlite.binding as llvm
 from numba.core.codegen import JITCodeLibrary
 from mlxconv import processor
@@ -52,6 +52,7 @@ from mlxconv.kernels.grouped import TAPS, of_several_channels
 from mlxconv.kernels.loops import tile_call
 from mlxconv.simd.vector import vec_of
 
+VARIANT, DTYPE = sys.argv[1:]
 found = {}
 finalize, machine_code = JITCodeLibrary._finalize_specific, []
 
@@ -62,41 +63,34 @@ def finalize_copy(library):
 
 JITCodeLibrary._finalize_specific = finalize_copy
 
-def compile(name, micro_kernel, dtype, kind, MR, NV, **options):
-    tile = micro_kernel(*kind, MR, NV, vec_of(dtype, processor.vector_bytes()), **options)
-    tile.compile(tile_call(Elements(dtype, dtype)).argument_types)
+def compile(name, kind, MR, NV, **options):
+    tile = micro_kernel(*kind, MR, NV, vec, **options)
+    tile.compile(tile_call(Elements(DTYPE, DTYPE)).argument_types)
     (found[f"{name}{MR}x{NV}"],) = machine_code
 
-for row in VARIANTS:
-    if not hasattr(row.kernel, "tiles"):
-        continue
-    over_groups = row.name == "grouped"
-    takes = inspect.signature(row.kernel.micro_kernel).parameters
-    flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
-    asks = {"ASKS": 2} if "ASKS" in takes else {}
-    ways = {"": {}, **{f"{flag.lower()} ": {flag: 1, **asks} for flag in flags}}
-    shapes, most = [tile.shape for tile in row.kernel.tiles()], TAPS[processor.registers()]
-    for dtype in ("float32", "float64"):
-        half = vec_of(dtype, processor.vector_bytes()).lanes // 2
-        groups = ((1, 1), (2, 2), (half, 1), (half, 0), (2 * half, 0))
-        blocks = ((1, most, most - 1), (2, most, 0))
-        is_main = dtype == "float32"
-        kinds = [(*group, *block) for group in groups for block in blocks[: 1 + is_main]]
-        for kind in (kinds if is_main else kinds[:1]) if over_groups else [()]:
-            chosen = shapes
-            if over_groups:
-                many = of_several_channels(most).shape if kind[2] == 1 else shapes[0]
-                chosen = shapes[0], shapes[-1] if kind[1] == 1 else many
-            for MR, NV in sorted({*chosen}):
-                for way, options in (ways if kind[:2] in ((), (1, 1)) else {"": {}}).items():
-                    name = f"{row.name} {dtype} {kind} {way}"
-                    compile(name, row.kernel.micro_kernel, dtype, kind, MR, NV, **options)
-        if row.name == "dot":
-            MR, BLOCK = SLIDING[processor.registers()]
-            for STEP in (1, 2):
-                options = {"STEP": STEP, "BLOCK": BLOCK}
-                name = f"dot {dtype} slides by {STEP} "
-                compile(name, row.kernel.micro_kernel, dtype, (), MR, 1, **options)
+(kernel,) = (row.kernel for row in VARIANTS if row.name == VARIANT)
+micro_kernel, shapes = kernel.micro_kernel, [tile.shape for tile in kernel.tiles()]
+vec, most = vec_of(DTYPE, processor.vector_bytes()), TAPS[processor.registers()]
+takes, over_groups = inspect.signature(micro_kernel).parameters, VARIANT == "grouped"
+flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
+asks = {"ASKS": 2} if "ASKS" in takes else {}
+ways = {"": {}, **{f"{flag.lower()} ": {flag: 1, **asks} for flag in flags}}
+half, is_main = vec.lanes // 2, DTYPE == "float32"
+groups = ((1, 1), (2, 2), (half, 1), (half, 0), (vec.lanes, 0))
+blocks = ((1, most, most - 1), (2, most, 0))[: 1 + is_main]
+kinds = [(*group, *block) for group in groups for block in blocks]
+for kind in (kinds if is_main else kinds[:1]) if over_groups else [()]:
+    chosen = shapes
+    if over_groups:
+        many = of_several_channels(most).shape if kind[2] == 1 else shapes[0]
+        chosen = shapes[0], shapes[-1] if kind[1] == 1 else many
+    for MR, NV in sorted({*chosen}):
+        for way, options in (ways if kind[:2] in ((), (1, 1)) else {"": {}}).items():
+            compile(f"{kind} {way}", kind, MR, NV, **options)
+if VARIANT == "dot":
+    MR, BLOCK = SLIDING[processor.registers()]
+    for STEP in (1, 2):
+        compile(f"slides by {STEP} ", (), MR, 1, STEP=STEP, BLOCK=BLOCK)
 print(json.dumps(found))
 """
 
@@ -139,14 +133,13 @@ def hot_loop(assembly):
     return max(innermost_loops(assembly), key=lambda loop: len(loop.multiply_adds))
 
 
-@lru_cache
-def assemblies(name):
-    """{"variant dtype MRxNV": assembly} of all tiles, compiled for the machine `name`."""
+def assemblies(name, variant, dtype):
+    """{"kind MRxNV": assembly} of the tiles of `variant`, compiled for the machine `name`."""
     environment = {**os.environ, **MACHINES[name][0], "MLXCONV_CACHE_DIR": ""}
     for variable in ("NUMBA_DISABLE_JIT", "MLXCONV_VECTOR_BYTES"):
         environment.pop(variable, None)
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
+        [sys.executable, "-c", COMPILE, variant, dtype],
         env=environment,
         cwd=Path(__file__).parents[2],  # where the package is, if it is not installed
         capture_output=True,
@@ -167,7 +160,7 @@ def test_the_hot_loop_of_every_tile(name, variant, dtype):
     """MR*NV multiply-adds, or a multiple where LLVM unrolls, on whole registers and on no stack,
     but for rows of x that several channels are taken from, or that serve several positions: to load
     them again takes as long."""
-    tiles = {k: a for k, a in assemblies(name).items() if k.startswith(f"{variant} {dtype} ")}
+    tiles = assemblies(name, variant, dtype)
     assert tiles
     for tile, assembly in tiles.items():
         MR, NV = map(int, tile.split()[-1].split("x"))
@@ -176,7 +169,7 @@ def test_the_hot_loop_of_every_tile(name, variant, dtype):
         assert count >= MR * NV and count % (MR * NV) == 0, f"{tile}: {count} multiply-adds"
         assert set(loop.multiply_adds) == {MACHINES[name][1]}, tile
         allowed = 0
-        if variant == "grouped" and " (1, 1, " not in tile:
+        if variant == "grouped" and not tile.startswith("(1, 1, "):
             _, CHANNELS, STRIDE = map(int, re.findall(r"\d+", tile.partition("(")[2])[:3])
             few = CHANNELS == 1 and STRIDE == 1
             allowed = count // 10 if few else STRIDE * count // 3
