@@ -138,5 +138,5 @@ def test_no_more_rows_share_a_set_of_L1_than_it_has_ways(filters):
     over as well, lest windows be copied for its sake."""
     problem = mlxconv.explain((1, 400, 1024), (filters, 1, 1024)).problem
     g = dispatch.plan(problem).schedule.geometry
-    rows = processor.lines_per_set(4096, int(g["MR"][0]))
+    rows = processor.lines_per_set(4096, int(g["rows"][0]))
     assert rows <= processor.caches().L1_ways and g["tiles"][0] > 0

@@ -235,7 +235,7 @@ def window_pitch(g: np.ndarray, elements: Elements) -> int:
     them, where a tile's windows would crowd a set of L1."""
     size = math.prod(g["K"][0].tolist()) * int(g["width"][0])
     itemsize = np.dtype(elements.dtype).itemsize
-    if processor.lines_per_set(size * itemsize, int(g["MR"][0])) > 2:
+    if processor.lines_per_set(size * itemsize, int(g["rows"][0])) > 2:
         size += 64 // itemsize
     g["pitch"] = size
     return size
@@ -262,20 +262,20 @@ def gathered_blocks(g: np.ndarray, elements: Elements, flop: float, few: bool) -
     """The same for blocks of gathered windows, which take up to half of L2; `few` are one.  Where
     these are fewer than cores, more of them copy windows in shares, or parts of the panels pack
     filters in shares, whichever are more."""
-    MR, size = int(g["rows"][0]), window_pitch(g, elements)
+    least, size = int(g["rows"][0]), window_pitch(g, elements)
     positions = max(1, positions_of(g))
     room = processor.caches().L2_bytes // 2 // np.dtype(elements.dtype).itemsize
-    rows = MR * max(1, min(8, room // max(1, size * MR)))
+    rows = least * max(1, min(8, room // max(1, size * least)))
     blocks = 1 if few else max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
     if groups * blocks > cores and not few:
-        blocks = max(blocks, min(even_blocks(blocks, groups, cores), positions // MR))
+        blocks = max(blocks, min(even_blocks(blocks, groups, cores), positions // least))
     missing = -(-sharing(flop) // (groups * blocks))
     if missing > 1 and not few and (positions > g["O"][0] or g["panels"][0] < missing):
-        blocks = max(blocks, min(missing * blocks, positions // MR))
+        blocks = max(blocks, min(missing * blocks, positions // least))
     parts = min(int(g["panels"][0]), -(-cores // (groups * blocks)))
     g["blocks"], g["group_blocks"], g["panel_blocks"] = blocks, groups, max(1, parts)
-    return max(MR, -(-positions // blocks)) * size
+    return max(least, -(-positions // blocks)) * size
 
 
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:

@@ -75,11 +75,11 @@ takes, over_groups = inspect.signature(micro_kernel).parameters, VARIANT == "gro
 flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
 asks = {"ASKS": 2} if "ASKS" in takes else {}
 ways = {"": {}, **{f"{flag.lower()} ": {flag: 1, **asks} for flag in flags}}
-half, is_main = vec.lanes // 2, DTYPE == "float32"
+half = vec.lanes // 2
 groups = ((1, 1), (2, 2), (half, 1), (half, 0), (vec.lanes, 0))
-blocks = ((1, most, most - 1), (2, most, 0))[: 1 + is_main]
+blocks = ((1, most, most - 1), (2, most, 0))
 kinds = [(*group, *block) for group in groups for block in blocks]
-for kind in (kinds if is_main else kinds[:1]) if over_groups else [()]:
+for kind in (kinds if DTYPE == "float32" else kinds[:1]) if over_groups else [()]:
     chosen = shapes
     if over_groups:
         many = of_several_channels(most).shape if kind[2] == 1 else shapes[0]
