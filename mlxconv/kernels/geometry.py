@@ -76,6 +76,8 @@ GEOMETRY = np.dtype(
         ("in_place", "i8"),  # whether blocks are such, where the channels of x are neighbours
         ("overlaps", "i8"),  # whether the last panel starts earlier, so that all are whole
         ("tap_block", "i8"),  # taps of a line that are summed channel by channel, see grouped.py
+        ("classes", "i8"),  # of taps of a line that meet rows of their own, see channels_first.py
+        ("class_step", "i8"),  # positions from one tap of a class to the next
         ("panels", "i8"),  # panels of NR filters in a group
         ("panel_channels", "i8"),  # ... from one panel to the next: 0, over groups those it meets
         ("panel_blocks", "i8"),  # parts the panels are split into, when the lines are few
