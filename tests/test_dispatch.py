@@ -37,7 +37,9 @@ def test_rows_have_what_explain_and_tests_rely_on(row):
         ((1, 100, 1), (8, 3, 1), {}, "direct"),
         ((1, 5, 64), (64, 5, 64), {}, "dot"),
         ((1, 100, 64), (4, 5, 64), {}, "dot"),
-        ((1, 100, LANES), (4, 4, LANES), {}, "direct"),  # too short to be summed over lanes
+        ((1, 3000, 64), (LANES + 2, 5, 64), {}, "channels_first"),
+        ((1, 3000, 64), (2 * LANES, 5, 64), {}, "direct"),
+        ((1, 300, 10 * LANES), (10 * (LANES + 2), 5, LANES), dict(groups=10), "channels_first"),
         ((1, 100, 4 * LANES), (16, 4, LANES), dict(groups=4), "grouped"),
         ((1, 100, 32), (32, 3, 32), dict(input_dilation=2), "direct"),
         ((1, 20, 20, 8), (8, 3, 3, 8), {}, "direct"),
@@ -48,6 +50,11 @@ def test_the_row_that_wins(x, w, named, variant):
     assert found.variant == variant
     names = [name for name, _ in found.refused]
     assert names == list(mlxconv.variants()[: len(names)]) and all(r for _, r in found.refused)
+
+
+def test_sums_too_short_for_dot():
+    """Of four filters, to add up lanes would take longer than to compute them."""
+    assert mlxconv.explain((1, 100, LANES), (4, 4, LANES)).variant != "dot"
 
 
 def test_explain_says_what_ran():

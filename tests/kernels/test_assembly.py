@@ -3,8 +3,8 @@
 A tile that needs one register more than there are runs at half the speed and gives the same
 results, so only its assembly tells.  Kernels are compiled for a processor, and never run, in a
 process of its own, without the cache: code loaded from disk cannot be inspected.  What is read is
-made of a copy of the LLVM code, since LLVM changes that while it makes machine code of it: made
-once more of the same, as inspect_asm() does, it is another.
+all the machine code that LLVM makes: it changes its own code while it does, and what it makes of
+that once more, as inspect_asm() has it do, is another.
 """
 
 import json
@@ -37,12 +37,11 @@ MACHINES = {
 }
 # Prints {"kind MRxNV": assembly} of all tiles that a variant has for a type, those over groups of
 # every kind: filters and channels of a group, taps that positions are apart, those of a block and
-# of the last block; once more where they may write past the caches or ask ahead.
+# of the last block; in float32 also those that write past the caches, and that ask ahead.
 COMPILE = """
 import inspect
 import json
 import sys
-import llvmlite.binding as llvm
 from numba.core.codegen import JITCodeLibrary
 from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
@@ -54,14 +53,12 @@ from mlxconv.simd.vector import vec_of
 
 VARIANT, DTYPE = sys.argv[1:]
 found = {}
-finalize, machine_code = JITCodeLibrary._finalize_specific, []
+machine_code = []
 
-def finalize_copy(library):
-    copy = llvm.parse_assembly(str(library._final_module))
-    machine_code[:] = [library.codegen._tm.emit_assembly(copy)]
-    finalize(library)
+def read(library):
+    machine_code[:] = [library.codegen._tm.emit_assembly(library._final_module)]
 
-JITCodeLibrary._finalize_specific = finalize_copy
+JITCodeLibrary._finalize_specific = read  # instead of machine code to run
 
 def compile(name, kind, MR, NV, **options):
     tile = micro_kernel(*kind, MR, NV, vec, **options)
@@ -72,9 +69,11 @@ def compile(name, kind, MR, NV, **options):
 micro_kernel, shapes = kernel.micro_kernel, [tile.shape for tile in kernel.tiles()]
 vec, most = vec_of(DTYPE, processor.vector_bytes()), TAPS[processor.registers()]
 takes, over_groups = inspect.signature(micro_kernel).parameters, VARIANT == "grouped"
-flags = [f for f in ("STREAMS", "GROUPS_AHEAD", "TILES_AHEAD", "BESIDE") if f in takes]
-asks = {"ASKS": 2} if "ASKS" in takes else {}
-ways = {"": {}, **{f"{flag.lower()} ": {flag: 1, **asks} for flag in flags}}
+ways = {"": {}}
+if DTYPE == "float32":  # no two flags of a way exclude each other
+    flags = {"streams ": "STREAMS GROUPS_AHEAD", "ahead ": "TILES_AHEAD ASKS BESIDE"}
+    given = {way: {f: 1 for f in names.split() if f in takes} for way, names in flags.items()}
+    ways |= {way: options for way, options in given.items() if options}
 half = vec.lanes // 2
 groups = ((1, 1), (2, 2), (half, 1), (half, 0), (vec.lanes, 0))
 blocks = ((1, most, most - 1), (2, most, 0))
