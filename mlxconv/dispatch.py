@@ -125,15 +125,17 @@ OF_GROUPS = 1.2  # of direct for several groups
 
 def _is_worth_turning(p: Problem) -> bool:
     """Whether to turn input and outputs costs less than the lanes that other variants leave empty,
-    where outputs do not go to memory, and dot does not win."""
-    if p.groups == p.C or _are_few_and_long(p) or _are_few_filters(p) or tiling.is_far(p):
+    where dot does not win.  Large batches, whose outputs go to memory, leave it to direct, which
+    sums in the same order, but not to grouped."""
+    suits_dot = not dot.refuses(p) and (_are_few_and_long(p) or _are_few_filters(p))
+    if p.groups == p.C or suits_dot:
         return False
     filters, lanes = p.O // p.groups, lanes_of(p)
     if p.groups > 1 and filters <= lanes and not _suit_others(p):
         other = lanes / (lanes // filters) * (OVER_VECTORS if filters == lanes else OVER_GROUPS)
-    else:
-        other = tiling.fastest(p, direct.tiles()).cost * (OF_GROUPS if p.groups > 1 else 1)
-    return channels_first.cost(p) < other
+        return channels_first.cost(p) < other
+    other = tiling.fastest(p, direct.tiles()).cost * (OF_GROUPS if p.groups > 1 else 1)
+    return channels_first.cost(p) < other and not tiling.is_far(p)
 
 
 AnyPlan = Plan | FourierPlan | PhasedPlan

@@ -5,8 +5,11 @@ import pytest
 
 import mlxconv
 from mlxconv import dispatch, processor
+from mlxconv.kernels import dot
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
+from tests.problems import random_cases
+from tests.test_exact import problem
 
 LANES = processor.vector_bytes() // 4
 
@@ -55,6 +58,22 @@ def test_the_row_that_wins(x, w, named, variant):
 def test_sums_too_short_for_dot():
     """Of four filters, to add up lanes would take longer than to compute them."""
     assert mlxconv.explain((1, 100, LANES), (4, 4, LANES)).variant != "dot"
+
+
+def test_the_order_of_sums_does_not_depend_on_the_batch():
+    """Of rows that sum in the same order any may win; others no sooner for more images."""
+    for case in random_cases(300, 5):
+        wide = case._replace(x_shape=(1, 900, 16 * case.groups), w_shape=(*case.w_shape[:2], 16))
+        short = wide._replace(x_shape=(1, case.w_shape[1] + 9, 16 * case.groups))
+        for each in (case, wide, short):
+            if each.outputs < dot.MOST_POSITIONS:
+                continue
+            won = set()
+            for N in (1, 2, 70, 5000):
+                shape = (N, *each.x_shape[1:])
+                found = dispatch.plan(problem(each._replace(x_shape=shape), "float32"))
+                won.add(found.variant.replace("channels_first", "direct"))
+            assert len(won) == 1, (each, won)
 
 
 def test_explain_says_what_ran():
