@@ -128,9 +128,10 @@ def _is_worth_turning(p: Problem) -> bool:
     where dot does not win.  Large batches, whose outputs go to memory, leave it to direct, which
     sums in the same order, but not to grouped."""
     suits_dot = not dot.refuses(p) and (_are_few_and_long(p) or _are_few_filters(p))
-    if p.groups == p.C or suits_dot:
-        return False
     filters, lanes = p.O // p.groups, lanes_of(p)
+    fills_lanes = p.groups == 1 and filters % (2 * lanes) == 0  # of tiles at full speed
+    if p.groups == p.C or suits_dot or fills_lanes:
+        return False
     if p.groups > 1 and filters <= lanes and not _suit_others(p):
         other = lanes / (lanes // filters) * (OVER_VECTORS if filters == lanes else OVER_GROUPS)
         return channels_first.cost(p) < other
