@@ -80,7 +80,7 @@ def micro_kernel(MR, NV, vec):
 
 
 @lru_cache
-def weights(elements):
+def filter_rows(elements):
     """filters_of for these types."""
     HALF, widen_run = int(elements.output in BITS), converts_runs(elements.widen_output)
 
@@ -108,7 +108,7 @@ def range_kernel(elements, vec):
     """The kernel over blocks of positions and groups, for these types of input and output."""
     call_tile = tile_call(Elements(elements.dtype, elements.dtype))
     turn, transpose, is_finite = turns(elements, vec), transposes(vec), finite(vec)
-    filters_of, OUTPUTS_ = weights(elements), OUTPUTS
+    filters_of, OUTPUTS_ = filter_rows(elements), OUTPUTS
 
     @kernel
     def list_taps(table, g, block, d, h):
