@@ -51,11 +51,6 @@ def test_float32_errors_look_random(variant):
     assert (error <= allowed).all()
 
 
-def least_filters(variant):
-    """That this kernel computes."""
-    return 8 if variant == "channels_first" else 1
-
-
 def test_float64_is_true_float64():
     """MLX computes float64 in float32; a difference below float32's resolution must survive."""
     x = np.array([1.0, 1.0 + 2**-40]).reshape(1, 2, 1)
@@ -67,7 +62,7 @@ def test_float64_is_true_float64():
 def test_halves_are_summed_in_float32(variant):
     """4096 + 1 is no float16: a sum kept in float16 would lose every one of these ones."""
     x = np.ones((1, 2048, 1), np.float16)
-    w = np.ones((least_filters(variant), 2048, 1), np.float16)
+    w = np.ones((helpers.least_filters(variant), 2048, 1), np.float16)
     w[:, 0] = 2048
     assert (mlxconv.conv1d(x, w, variant=variant) == 2048 + 2047 + 1).all()
 
@@ -75,5 +70,5 @@ def test_halves_are_summed_in_float32(variant):
 @pytest.mark.parametrize("variant", helpers.KERNELS)
 def test_subnormals_are_kept(variant):
     tiny = np.float32(2.0**-149)
-    x, w = np.full((1, 7, 1), tiny), np.ones((least_filters(variant), 1, 1), np.float32)
+    x, w = np.full((1, 7, 1), tiny), np.ones((helpers.least_filters(variant), 1, 1), np.float32)
     assert (mlxconv.conv1d(x, w, variant=variant) == tiny).all()

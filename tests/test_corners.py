@@ -36,7 +36,7 @@ def test_no_taps():
 
 @pytest.mark.parametrize("variant", helpers.KERNELS)
 def test_empty_input_with_padding(variant):
-    filters = 8 if variant == "channels_first" else 1
+    filters = helpers.least_filters(variant)
     y = conv1d(ones(2, 0, 1), ones(filters, 3, 1), padding=2, variant=variant)
     assert y.shape == (2, 2, filters) and not y.any()
 
@@ -132,7 +132,7 @@ def test_bad_inputs_reach_just_the_outputs_that_meet_them(variant, bad):
     L, l = (6, 3) if variant == "dot" else (60, 33)
     x = ones(2, L, 20)
     x[1, l, 7] = bad
-    filters = 8 if variant == "channels_first" else 1  # of each channel
+    filters = helpers.least_filters(variant)  # of each channel
     w = np.ones((20 * filters, 3, 1), np.float32)
     y = conv1d(x, w, padding=1, groups=20, variant=variant)
     where = np.zeros(y.shape, bool)

@@ -239,7 +239,7 @@ def schedule(p: "Problem") -> Schedule:
     vec, g = vec_of(elements.dtype, processor.vector_bytes()), geometry_of(p)
     blocks = blocks_of(p, tile)
     lines, parts = p.N * math.prod(p.output_L[:-1]), -(-p.groups // blocks.groups)
-    g["NR"], g["MR"], g["panels"] = tile.shape[0], tile.shape[1] * vec.lanes, 1
+    g["MR"], g["panels"] = tile.shape[1] * vec.lanes, 1
     g["rows"] = min(int(g["MR"][0]), max(1, p.output_L[-1]))
     g["tiles"], g["group_blocks"] = -(-max(1, p.output_L[-1]) // int(g["MR"][0])), parts
     g["blocks"], _ = blocking.split(g, blocks.positions, lines * parts, p.flop)

@@ -31,14 +31,14 @@ def clears(vec):
 @lru_cache
 def row_copies(elements, vec):
     """copy_rows for inputs of this type."""
-    CONVERTS = int(elements.converts and elements.dtype == "float64")  # no word widens to that
+    ONE_BY_ONE = int(elements.one_by_one)
     widen, LANES = elements.widen if elements.converts else unchanged, vec.lanes
     clear, widen_run = clears(vec), converts_runs(widen)
 
     @kernel(inline="always")
     def copy_run(x, scratch, source, to, count):
         """scratch[to + i] = x[source + i] for i < count."""
-        if not CONVERTS:
+        if not ONE_BY_ONE:
             for i in range(0, count - LANES + 1, LANES):
                 store(load(vec, x, source + i), scratch, to + i)
             i = count // LANES * LANES

@@ -168,3 +168,8 @@ class Elements(NamedTuple):
     def converts(self) -> bool:
         """Whether the input must be converted, hence copied, before tiles can read it."""
         return BITS.get(self.input, self.input) != self.window
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it is converted so: no word widens elements to float64."""
+        return self.converts and self.dtype == "float64"

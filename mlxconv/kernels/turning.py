@@ -45,14 +45,14 @@ def transposes(vec):
 @lru_cache
 def turns(elements, vec):
     """turn for inputs of this type."""
-    AT_ONCE = int(not (elements.converts and elements.dtype == "float64"))  # no word widens to that
     transpose, clear, widen = transposes(vec), clears(vec), elements.widen
+    BY_VECTORS = int(not elements.one_by_one)
 
     @kernel
     def turn_rows(g, x, source, rows, channels, scratch, to):
         """scratch[to + c*pitch + i] = x[source + i*stride*x_step + c*x_channel], i < rows."""
         step = g.stride[2] * g.x_step[2]
-        if AT_ONCE and g.x_channel == 1:
+        if BY_VECTORS and g.x_channel == 1:
             transpose(x, source, step, rows, channels, scratch, to, g.pitch)
         else:
             for c in range(channels):
