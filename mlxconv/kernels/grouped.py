@@ -37,9 +37,9 @@ from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
-from mlxconv.simd.shuffles import MOST_LOADS, broadcast_each, repeat
+from mlxconv.simd.shuffles import MOST_LOADS, broadcast_each
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import fma, load, load_n, prefetch, store, store_n, stream, zero
+from mlxconv.simd.words import fma, load, prefetch, store, store_n, stream, zero
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -73,33 +73,13 @@ CROWDED = 1.5  # of the ways of a set of L1, which tiles of fewer rows do not fi
 
 
 @lru_cache
-def spreads(GROUP, CHANNELS, vec):
-    """spread for groups of so many filters and channels, 0 if any."""
-    TOGETHER = vec.lanes // GROUP * CHANNELS
-
-    @kernel(inline="always")
-    def spread(a, i, C, t):
-        """a[i + t], a[i + C + t], ..., each in the lanes of the filters of its group."""
-        if CHANNELS == GROUP:
-            x = repeat(load_n(vec, a, i, TOGETHER), t, GROUP)
-        elif CHANNELS:
-            x = broadcast_each(vec, a, i, CHANNELS, GROUP)
-        else:
-            x = broadcast_each(vec, a, i, C, GROUP)
-        return x
-
-    return spread
-
-
-@lru_cache
 def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x one vector of filters, GROUP of each group,
     which has CHANNELS, or any number if that is 0.  Where they slide, positions are STRIDE taps
     apart, and a line has blocks of TAPS taps and one of REST.  The last taps of the tile that is so
     many AHEAD are asked for."""
     LANES, NR = vec.lanes, vec.lanes // GROUP * GROUP
-    TURNS = turns(GROUP, CHANNELS)
-    spread, OVERLAPS_, SLIDES_ = spreads(GROUP, CHANNELS, vec), OVERLAPS, SLIDES
+    TURNS, OVERLAPS_, SLIDES_ = turns(GROUP, CHANNELS), OVERLAPS, SLIDES
     are_far = far_outputs(NR, STREAMS, vec)
 
     @kernel
@@ -109,7 +89,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TI
         Rows, positions >= MR."""
         acc = registers(MR)
         w = registers(max(TAPS, TURNS))
-        C = CHANNELS or runs.channels
+        C, step = CHANNELS or runs.channels, runs.step
         slid = runs.length if mode & SLIDES_ else 0
         streams, fetches = are_far(y, filters)
         for i in range(0, positions, MR):  # third loop: rows as a whole, as they lie in memory
@@ -123,7 +103,7 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TI
                         prefetch(vec, y.a, next_at + m * y.step)
                 if TILES_AHEAD and runs.count > 0:
                     ahead = x.at + (l + TILES_AHEAD * MR) * x.step + o // GROUP * C
-                    ahead += runs.table[2 * runs.count - 2] + (runs.length - 1) * runs.step
+                    ahead += runs.table[2 * runs.count - 2] + (runs.length - 1) * step
                     for i in range(0, NR // GROUP * C, LANES):
                         for m in static_range(MR):
                             prefetch(vec, x.a, ahead + m * x.step + i)
@@ -137,10 +117,11 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TI
                             for c in range(0, C, TURNS):
                                 for t in static_range(TURNS):
                                     for k in static_range(T):
-                                        at_k = w_r + ((s + k) * C + c + t) * NR
-                                        w[k] = load(vec, panel.a, at_k)
+                                        w[k] = load(vec, panel.a, w_r + ((s + k) * C + c + t) * NR)
                                     for j in static_range((MR - 1) * STRIDE + T):
-                                        x_j = spread(x.a, x_r + c + (s + j) * runs.step, C, t)
+                                        x_j = broadcast_each(
+                                            vec, x.a, x_r + c + (s + j) * step, C, GROUP, t, TURNS
+                                        )
                                         for k in static_range(T):
                                             if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
                                                 acc[(j - k) // STRIDE] = fma(
@@ -151,9 +132,10 @@ def micro_kernel(GROUP, CHANNELS, STRIDE, TAPS, REST, MR, NV, vec, STREAMS=0, TI
                             for t in static_range(TURNS):
                                 w[t] = load(vec, panel.a, w_r + (s * C + c + t) * NR)
                             for m in static_range(MR):
+                                x_m = x_r + c + m * x.step + s * step
                                 for t in static_range(TURNS):
-                                    x_m = spread(x.a, x_r + c + m * x.step + s * runs.step, C, t)
-                                    acc[m] = fma(x_m, w[t], acc[m])
+                                    x_t = broadcast_each(vec, x.a, x_m, C, GROUP, t, TURNS)
+                                    acc[m] = fma(x_t, w[t], acc[m])
                 if STREAMS and streams:
                     for m in static_range(MR):
                         stream(acc[m], y.a, at + m * y.step)

@@ -26,6 +26,7 @@ from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.layouts import across_groups, geometry_of, in_parts
 from mlxconv.kernels.outer import Work, over_blocks, range_kernel
 from mlxconv.kernels.schedule import Schedule
+from mlxconv.simd.shuffles import broadcast_each
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import vec_of
 from mlxconv.simd.words import fma, load, load_n, store_n
@@ -46,13 +47,14 @@ def micro_kernel(GROUP, CHANNELS, vec):
     """The loops around a tile of TAPS taps of one vector of filters, GROUP of each group, which has
     CHANNELS, or any number if that is 0."""
     NR, TAPS_, SETS_, ROWS_ = vec.lanes // GROUP * GROUP, TAPS, SETS, ROWS
-    TURNS, spread = grouped.turns(GROUP, CHANNELS), grouped.spreads(GROUP, CHANNELS, vec)
+    TURNS = grouped.turns(GROUP, CHANNELS)
 
     @kernel
-    def add_taps(a, to, apart, x, C, c, runs, x_r, dy, d_o, positions):
+    def add_taps(a, to, apart, x, c, runs, x_r, dy, d_o, positions):
         """The sums at `to` of one line of taps, for channels c ... c + TURNS of each group."""
         acc = registers(SETS_, TAPS_)
         d = registers(ROWS_)
+        C = CHANNELS or runs.channels
         blocked = runs.length // TAPS_ * TAPS_ if runs.step == x.step else 0
         whole = positions // ROWS_ * ROWS_
         for u in static_range(TURNS):
@@ -65,7 +67,9 @@ def micro_kernel(GROUP, CHANNELS, vec):
                     for i in static_range(ROWS_):
                         d[i] = load_n(vec, dy.a, d_o + (m + i) * dy.step, NR)
                     for j in static_range(ROWS_ + TAPS_ - 1):
-                        x_j = spread(x.a, x_r + c + (m + s + j) * x.step, C, u)
+                        x_j = broadcast_each(
+                            vec, x.a, x_r + c + (m + s + j) * x.step, C, GROUP, u, TURNS
+                        )
                         for t in static_range(TAPS_):
                             for i in static_range(ROWS_):
                                 if i == j - t:
@@ -73,7 +77,9 @@ def micro_kernel(GROUP, CHANNELS, vec):
                 for m in range(whole, positions):
                     d_m = load_n(vec, dy.a, d_o + m * dy.step, NR)
                     for t in static_range(TAPS_):
-                        x_t = spread(x.a, x_r + c + (m + s + t) * x.step, C, u)
+                        x_t = broadcast_each(
+                            vec, x.a, x_r + c + (m + s + t) * x.step, C, GROUP, u, TURNS
+                        )
                         acc[0, t] = fma(d_m, x_t, acc[0, t])
                 for i in static_range(SETS_):
                     for t in static_range(TAPS_):
@@ -86,11 +92,12 @@ def micro_kernel(GROUP, CHANNELS, vec):
                 for m in range(0, positions - SETS_ + 1, SETS_):
                     for i in static_range(SETS_):
                         d[i] = load_n(vec, dy.a, d_o + (m + i) * dy.step, NR)
-                        x_i = spread(x.a, x_s + (m + i) * x.step, C, u)
+                        x_i = broadcast_each(vec, x.a, x_s + (m + i) * x.step, C, GROUP, u, TURNS)
                         acc[i, 0] = fma(d[i], x_i, acc[i, 0])
                 for m in range(positions // SETS_ * SETS_, positions):
                     d_m = load_n(vec, dy.a, d_o + m * dy.step, NR)
-                    acc[0, 0] = fma(d_m, spread(x.a, x_s + m * x.step, C, u), acc[0, 0])
+                    x_m = broadcast_each(vec, x.a, x_s + m * x.step, C, GROUP, u, TURNS)
+                    acc[0, 0] = fma(d_m, x_m, acc[0, 0])
                 for i in static_range(SETS_):
                     store_n(acc[i, 0], a, to + (s * C + c + u) * NR + i * apart, NR)
 
@@ -108,7 +115,7 @@ def micro_kernel(GROUP, CHANNELS, vec):
                     x_r = x_o + runs.table[2 * r]
                     to = sums.at + p // NR * sums.step + runs.table[2 * r + 1] * NR
                     for c in range(0, C, TURNS):
-                        add_taps(sums.a, to, apart, x, C, c, runs, x_r, dy, d_o, block.rows)
+                        add_taps(sums.a, to, apart, x, c, runs, x_r, dy, d_o, block.rows)
 
     return add_lines
 

@@ -1,4 +1,4 @@
-"""Words that move lanes: to repeat elements of memory or of a vector, and to mix two vectors.
+"""Words that move lanes: to repeat elements of memory, and to mix two vectors.
 
 Meanings and lowerings as in words.py.
 """
@@ -15,30 +15,34 @@ from mlxconv.simd.vector import Vec
 MOST_LOADS = 4  # of whole vectors, to choose single elements of; more take longer than those
 
 
-def broadcast_each(vec, a, i, step, size):
-    """a[i], a[i + step], a[i + 2*step], ..., each in `size` lanes, the last in what is left, too.
-    size is a constant; if step is one as well, up to four loads bring all of them."""
-    return widened(a[i + _parts_of(vec.lanes, size) * step])
+def broadcast_each(vec, a, i, step, size, t, turns):
+    """a[i + t], a[i + step + t], a[i + 2*step + t], ..., each in `size` lanes, the last in what is
+    left, too.  size, t and turns are constants; if step is one as well, up to four loads bring what
+    all t < turns take their turns with."""
+    return widened(a[i + _parts_of(vec.lanes, size) * step + t])
 
 
 @lowers(
     broadcast_each,
-    lambda vec, a, i, step, size: _sized(size, check(vec, a, i, step)),
+    lambda vec, a, i, step, size, t, turns: _sized(size, check(vec, a, i, step), t, turns),
 )
 def _broadcast_each(context, builder, sig, args):
-    vec, dtype, size = sig.return_type, sig.args[1].dtype, sig.args[4].literal_value
+    vec, dtype = sig.return_type, sig.args[1].dtype
+    size, t, turns = (constant.literal_value for constant in sig.args[4:])
     kept = kept_as(dtype, vec.lanes)
     constant = getattr(sig.args[3], "literal_value", MOST_LOADS * vec.lanes)
     parts, p = _parts_of(vec.lanes, size), pointer(context, builder, sig, args, 1, kept.element)
-    extent = int(parts[-1]) * constant + 1
+    extent = int(parts[-1]) * constant + turns
     if 1 < extent <= MOST_LOADS * vec.lanes:
-        v = _chosen_of(builder, _loaded(builder, p, extent, kept), parts * constant)
-        return widen(builder, v, dtype)
+        vectors = _loaded(builder, p, extent, kept)
+        if turns > 1:  # once for all of them
+            vectors, dtype = [widen(builder, v, dtype) for v in vectors], vec.dtype
+        return widen(builder, _chosen_of(builder, vectors, parts * constant + t), dtype)
     step = context.cast(builder, args[3], sig.args[3], types.intp)
     values = ir.Constant(ir.VectorType(kept.element, int(parts[-1]) + 1), ir.Undefined)
     for g in range(values.type.count):
-        x = builder.load(builder.gep(p, [builder.mul(step, step.type(g))]))
-        values = builder.insert_element(values, x, i32(g))
+        at = builder.add(builder.mul(step, step.type(g)), step.type(t))
+        values = builder.insert_element(values, builder.load(builder.gep(p, [at])), i32(g))
     return widen(builder, choose(builder, values, values, parts), dtype)
 
 
@@ -68,18 +72,6 @@ def _load_first(builder, p, n, element, lanes):
     """The first n of so many lanes, as a load of all of them where n says so."""
     mask = ir.Constant(ir.VectorType(i1, lanes), [int(lane < n) for lane in range(lanes)])
     return masked_load(builder, p, mask, ir.VectorType(element, lanes))
-
-
-def repeat(v, j, size):
-    """v[j], v[size + j], v[2*size + j], ..., each in `size` lanes, the last in what is left, too;
-    j and size are constants."""
-    return v[_parts_of(len(v), size) * size + j]
-
-
-@lowers(repeat, lambda v, j, size: _sized(size, v, j))
-def _repeat(context, builder, sig, args):
-    j, size = (sig.args[i].literal_value for i in (1, 2))
-    return choose(builder, args[0], args[0], _parts_of(sig.args[0].lanes, size) * size + j)
 
 
 def _parts_of(lanes, size):

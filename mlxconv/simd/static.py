@@ -8,6 +8,7 @@ compiled.  `kernel` rewrites a function's syntax tree, before Numba sees it:
     acc[m, v]                                  ->  acc_3_1
     if WIDENS: ... else: ...                   ->  the branch that WIDENS, a constant, selects
     if WIDENS and n > 0: ... else: ...         ->  the last one, if WIDENS is 0
+    C = CHANNELS or n                          ->  C = 4, or C = n if CHANNELS is 0
 
 As written, the function is ordinary Python: static_range is range, registers is an array.  Under
 NUMBA_DISABLE_JIT=1 nothing is rewritten, and a debugger can step through the kernel.
@@ -17,11 +18,14 @@ import ast
 import inspect
 import itertools
 import textwrap
+from functools import partial
 
 import numba
 import numpy as np
+from numba import types
 
 from mlxconv import cache
+from mlxconv.simd.passes import KernelCompiler
 
 static_range = range
 
@@ -69,7 +73,16 @@ def kernel(fn=None, **njit_options):
         **_NO_COUNTING,
         **njit_options,
     }
-    return cache.attach(numba.njit(**options)(namespace[definition.name]), options)
+    passes = {} if options.get("parallel") else {"pipeline_class": KernelCompiler}
+    compiled = numba.njit(**options, **passes)(namespace[definition.name])
+    compiled.get_call_template = partial(_call_template, compiled.get_call_template)
+    return cache.attach(compiled, options)
+
+
+def _call_template(original, args, kws):
+    """How kernels call a kernel: numbers that are constants are of the type of others, lest it be
+    compiled for each."""
+    return original(tuple(types.unliteral(a) for a in args), kws)
 
 
 def _label(name, value):
@@ -118,6 +131,14 @@ class _Unroll(ast.NodeTransformer):
             return self.generic_visit(node)
         branch = node.body if all(static) else node.orelse
         return self._statements(branch) or ast.copy_location(ast.Pass(), node)
+
+    def visit_BoolOp(self, node):
+        is_or, terms = isinstance(node.op, ast.Or), node.values
+        while len(terms) > 1 and self.is_static(terms[0]):
+            terms = terms[:1] if bool(self.value(terms[0])) == is_or else terms[1:]
+        terms = [self.visit(term) for term in terms]
+        whole = terms[0] if len(terms) == 1 else ast.BoolOp(node.op, terms)
+        return ast.copy_location(whole, node)
 
     def visit_Subscript(self, node):
         if getattr(node.value, "id", None) not in self.tiles:

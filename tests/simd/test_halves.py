@@ -84,16 +84,17 @@ def test_repeated_elements(half, vec):
 
     def repeat_probe(a, step, b):
         store(broadcast(vec, a, 1), b, 0)
-        store(broadcast_each(vec, a, 0, 3, HALF), b, LANES)
-        store(broadcast_each(vec, a, 0, step, HALF), b, 2 * LANES)
+        store(broadcast_each(vec, a, 0, 3, HALF, 0, 1), b, LANES)
+        store(broadcast_each(vec, a, 0, step, HALF, 1, 2), b, 2 * LANES)
+        store(broadcast_each(vec, a, 0, 2, HALF, 1, 2), b, 3 * LANES)
 
     numbers = np.array([1.5, -2.0, 4.0, 0.25])
     bits = as_halves(half, numbers.astype(np.float32)).view(BITS[half])
-    probe, got = kernel(repeat_probe, no_cpython_wrapper=False), np.empty(3 * LANES, np.float32)
+    probe, got = kernel(repeat_probe, no_cpython_wrapper=False), np.empty(4 * LANES, np.float32)
     for compute in (probe, probe.py_func):
         compute(bits, 2, got)
-        expected = [np.repeat([-2.0], LANES), *(np.repeat([1.5, n], HALF) for n in (0.25, 4.0))]
-        assert np.array_equal(got, np.concatenate(expected))
+        expected = [(-2.0, -2.0), (1.5, 0.25), (-2.0, 0.25), (-2.0, 0.25)]
+        assert np.array_equal(got, np.repeat(np.ravel(expected), HALF))
 
 
 @needs_guard_pages

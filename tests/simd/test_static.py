@@ -12,8 +12,10 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from numba.core import typed_passes, untyped_passes
 from numba.core.errors import TypingError
 
+from mlxconv.simd.passes import UNUSED
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.vector import f64x4
 from mlxconv.simd.words import broadcast, fma, load, store, zero
@@ -180,6 +182,24 @@ def test_false_terms_of_an_and_prune_it():
         assert chosen_among(rank)(a, n) == chosen_among(rank, called=as_written)(a, n)
 
 
+def channels_of(CHANNELS, called=kernel(no_cpython_wrapper=False)):
+    """A number that may be known when the kernel is compiled."""
+
+    @called
+    def channels(n):
+        return CHANNELS or n
+
+    return channels
+
+
+@needs_jit
+def test_static_terms_of_an_or_decide_it():
+    for known, expected in ((4, 4), (0, 7)):
+        assert channels_of(known)(7) == channels_of(known, called=as_written)(7) == expected
+        code = dis.get_instructions(channels_of(known).py_func)
+        assert not [i.opname for i in code if "JUMP" in i.opname]
+
+
 def odds_and_ends(N, called=kernel(no_cpython_wrapper=False)):
     """Indices that outlive their loop or hide another, tiles filled in a loop, negative indices."""
 
@@ -259,6 +279,38 @@ def test_defaults_and_overrides_of_options():
     assert not loud["nogil"] and not loud["no_cpython_wrapper"]
 
 
+# ---------------------------------------------------------------- what is compiled
+
+
+@needs_jit
+def test_constants_do_not_compile_a_kernel_again():
+    @kernel
+    def add(a, n):
+        a[0] += n
+
+    @kernel(no_cpython_wrapper=False)
+    def add_all(a):
+        add(a, 1)
+        add(a, 2)
+        add(a, a.size)
+
+    a = np.zeros(4, np.int64)
+    add_all(a)
+    assert a[0] == 7 and len(add.overloads) == 1
+
+
+@needs_jit
+def test_passes_that_kernels_do_not_need_are_left_out():
+    parts = [getattr(typed_passes, name, getattr(untyped_passes, name, None)) for name in UNUSED]
+    assert None not in parts, "Numba has no such pass"
+    product, a = outer_product(1, 1), np.ones((1, 1))
+    product(a, a, a)
+    (compiled,) = product.overloads.values()
+    (ran,) = compiled.metadata["pipeline_times"].values()
+    ran = {name.partition("_")[2] for name in ran}
+    assert "nopython_type_inference" in ran and not ran & {part._name for part in parts}
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -285,7 +337,7 @@ def test_a_name_carries_the_kernels_it_calls():
 
 
 # Prints [name and options, digest of the code and of what it refers to] of every kernel that the
-# variants make for all types, registers of all widths, and one problem of each kind.
+# variants make for all types, alike and not, registers of all widths, and one problem of each kind.
 KERNELS = """
 import hashlib, itertools, json, os, types
 import ml_dtypes
@@ -298,6 +350,7 @@ cache.attach = lambda dispatcher, options: made.append((dispatcher, options)) or
 from mlxconv import processor
 from mlxconv.dispatch import able, plan
 from mlxconv.kernels import entry
+entry.entry_point = lambda *ignored: None  # nothing is compiled
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
 
@@ -317,12 +370,13 @@ def identity(value):
 
 names = ["float16", "float32", "float64", "complex64", "complex128"]
 dtypes = [np.dtype(name) for name in names] + [np.dtype(ml_dtypes.bfloat16)]
+pairs = [*zip(dtypes, dtypes), *zip(dtypes, dtypes[1:] + dtypes[:1])]
 shapes = [((1, 40, 16), (16, 3, 16), 1), ((1, 40, 16), (32, 3, 1), 16), ((1, 40, 16), (8, 3, 4), 4)]
 for width in ("16", "32", "64"):
     os.environ["MLXCONV_VECTOR_BYTES"] = width
     processor.vector_bytes.cache_clear()
     plan.cache_clear()
-    for (x, w, groups), x_dtype, w_dtype in itertools.product(shapes, dtypes, dtypes):
+    for (x, w, groups), (x_dtype, w_dtype) in itertools.product(shapes, pairs):
         q = Parameters("conv1d", 1, 1, 1, 1, groups, False)
         problem = problem_of(q, x, x_dtype, w, w_dtype)
         for variant in able(problem):
@@ -404,7 +458,8 @@ def test_errors_point_to_their_line():
 
 # ---------------------------------------------------------------- the package without a JIT
 
-# Writes to argv[1] what every variant makes of small integer problems of all types.
+# Writes to argv[1] what every variant makes of small integer problems, each of float32 and of two
+# other types.
 CONVOLVE = """
 import sys
 import ml_dtypes
@@ -421,11 +476,11 @@ problems = [
     ((1, 40, 1), (2, 9, 1), dict(padding=3)),
     ((1, 40, 4), (5, 3, 4), dict(input_dilation=2, padding=2)),
 ]
-pairs = [(t, t) for t in ("float32", "float64", "float16", "bfloat16", "complex64", "complex128")]
+pairs = [(t, t) for t in ("float64", "float16", "bfloat16", "complex64", "complex128")]
 pairs += [("float16", "bfloat16"), ("float32", "complex64"), ("float64", "float32")]
 results, rng = {}, np.random.default_rng(0)
 for i, (x_shape, w_shape, named) in enumerate(problems):
-    for x_type, w_type in pairs:
+    for x_type, w_type in (("float32", "float32"), pairs[i], pairs[i - 4]):
         data = []
         for shape, name in ((x_shape, x_type), (w_shape, w_type)):
             values = rng.integers(-2, 3, shape) * (1 + 1j * name.startswith("complex"))

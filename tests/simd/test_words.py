@@ -18,7 +18,6 @@ from mlxconv.simd.shuffles import (
     broadcast_each,
     even_parts,
     odd_parts,
-    repeat,
     sum_lanes,
     zip_high,
     zip_low,
@@ -90,16 +89,9 @@ def _broadcast_each(vec):
     HALF = vec.lanes // 2
 
     def broadcast_each_probe(a, i, n, y, j):
-        store(broadcast_each(vec, a, i, n, HALF), y, j)
+        store(broadcast_each(vec, a, i, n, HALF, 0, 1), y, j)
 
     return broadcast_each_probe
-
-
-def _repeat(vec):
-    def repeat_probe(a, i, n, y, j):
-        store(repeat(load(vec, a, i), 1, 2), y, j)
-
-    return repeat_probe
 
 
 def _fma(vec):
@@ -197,7 +189,6 @@ PROBES = {
     "load_n": _load_n,
     "broadcast": _broadcast,
     "broadcast_each": _broadcast_each,
-    "repeat": _repeat,
     "fma": _fma,
     "store": _store,
     "store_n": _store_n,
@@ -576,14 +567,15 @@ def test_fetch_add_counts_in_int64(bad):
 
 
 def repeating(vec, size, lane, constant):
-    """A kernel that repeats a lane of every `size`, and two that load each from memory: any step
-    apart, and a constant one."""
-    LANES = vec.lanes
+    """A kernel that repeats elements any number apart, and a constant one: from the first on, and
+    by turns."""
+    LANES, turns = vec.lanes, lane + 1
 
     def repeating_probe(a, step, y):
-        store(repeat(load(vec, a, 0), lane, size), y, 0)
-        store(broadcast_each(vec, a, lane, step, size), y, LANES)
-        store(broadcast_each(vec, a, lane, constant, size), y, 2 * LANES)
+        store(broadcast_each(vec, a, lane, step, size, 0, 1), y, 0)
+        store(broadcast_each(vec, a, lane, constant, size, 0, 1), y, LANES)
+        store(broadcast_each(vec, a, 0, step, size, lane, turns), y, 2 * LANES)
+        store(broadcast_each(vec, a, 0, constant, size, lane, turns), y, 3 * LANES)
 
     return repeating_probe
 
@@ -598,12 +590,11 @@ def test_parts_of_every_size(vec):
         first = np.minimum(np.arange(LANES) // size, LANES // size - 1)
         for lane in {0, size - 1} if size <= LANES else ():
             probe = kernel(repeating(vec, size, lane, step), no_cpython_wrapper=False)
-            extent = max(LANES, int(first[-1]) * step + lane + 1)
-            a, got = guarded(np.arange(extent, dtype=vec.dtype)), np.zeros(3 * LANES, vec.dtype)
+            extent = int(first[-1]) * step + lane + 1
+            a, got = guarded(np.arange(extent, dtype=vec.dtype)), np.zeros(4 * LANES, vec.dtype)
             assert fate(lambda p=probe, a=a, n=step, y=got: p(a, n, y)) == "ok", (size, lane, step)
             probe(a, step, got)
-            expected = [first * n + lane for n in (size, step, step)]
-            assert np.array_equal(got, np.concatenate(expected)), (size, lane, step)
+            assert np.array_equal(got, np.tile(first * step + lane, 4)), (size, lane, step)
 
 
 def test_sizes_of_parts_are_constants_of_a_vector():
@@ -612,7 +603,7 @@ def test_sizes_of_parts_are_constants_of_a_vector():
         kernel(repeating(vec, 5, 0, 1)).compile((*arrays, types.intp, *arrays))
 
     def variable_probe(a, size, y):
-        store(broadcast_each(vec, a, 0, 1, size), y, 0)
+        store(broadcast_each(vec, a, 0, 1, size, 0, 1), y, 0)
 
     with pytest.raises(TypingError):
         kernel(variable_probe).compile((*arrays, types.intp, *arrays))
