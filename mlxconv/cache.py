@@ -114,8 +114,9 @@ class _KernelCache:
             return
 
     def _key(self, sig: Any, codegen: Any) -> tuple[str, ...]:
-        """All that tells one compiled kernel of this folder from another."""
-        return self._kernel, str(sig), repr(codegen.magic_tuple())
+        """All that tells one compiled kernel of this folder from another.  Types go by their names:
+        the repr of an array's is that of any subclass."""
+        return self._kernel, ", ".join(map(str, sig)), repr(codegen.magic_tuple())
 
     def _path(self, key: tuple[str, ...]) -> Path:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()

@@ -238,6 +238,27 @@ def test_an_edited_helper(folder, tmp_path):
     assert done.returncode == 0 and done.stdout.strip() not in ("", RIGHT)
 
 
+# Compiles a kernel for arrays and then for lent ones, which are another type to whoever calls it.
+BOTH = """
+import numpy as np
+from numba import types
+from mlxconv.kernels.elements import converts_runs, unchanged
+from mlxconv.simd.passing import Lent
+
+array, number = types.Array(types.float32, 1, "C"), types.int64
+for a in (array, Lent(array)):
+    convert = converts_runs(unchanged)
+    convert.compile((a, number, a, number, number))
+    print(type(list(convert.overloads)[-1][0]).__name__)
+"""
+
+
+def test_types_of_one_layout_have_files_of_their_own(tmp_path):
+    done = run(tmp_path, program=BOTH)
+    assert (done.stdout.split(), done.stderr) == (["Array", "Lent"], "")
+    assert len(files(tmp_path)) == 2
+
+
 def test_another_processor(folder):
     """Code for this machine is not taken for another, nor the other way round."""
     before = stamps(folder)
