@@ -240,7 +240,6 @@ def test_an_edited_helper(folder, tmp_path):
 
 # Compiles a kernel for arrays and then for lent ones, which are another type to whoever calls it.
 BOTH = """
-import numpy as np
 from numba import types
 from mlxconv.kernels.elements import converts_runs, unchanged
 from mlxconv.simd.passing import Lent

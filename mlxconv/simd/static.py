@@ -124,12 +124,10 @@ class _Unroll(ast.NodeTransformer):
         return copies or ast.copy_location(ast.Pass(), node)
 
     def visit_If(self, node):
-        is_and = isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And)
-        terms = node.test.values if is_and else [node.test]
-        static = [bool(self.value(term)) for term in terms if self.is_static(term)]
-        if all(static) and len(static) < len(terms):
+        taken = self.decided(node.test)
+        if taken is None:
             return self.generic_visit(node)
-        branch = node.body if all(static) else node.orelse
+        branch = node.body if taken else node.orelse
         return self._statements(branch) or ast.copy_location(ast.Pass(), node)
 
     def visit_BoolOp(self, node):
@@ -160,6 +158,16 @@ class _Unroll(ast.NodeTransformer):
     def is_static(self, expression):
         names = [n.id for n in ast.walk(expression) if isinstance(n, ast.Name)]
         return bool(names) and all(name in self.constants for name in names)
+
+    def decided(self, test):
+        """Whether `test` holds, if constants alone say so, else None."""
+        if self.is_static(test):
+            return bool(self.value(test))
+        if isinstance(test, ast.BoolOp):
+            is_or = isinstance(test.op, ast.Or)
+            if any(self.decided(term) is is_or for term in test.values):
+                return is_or
+        return None
 
     def value(self, expression):
         return eval(compile(ast.Expression(expression), "<static>", "eval"), {}, self.constants)

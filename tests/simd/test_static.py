@@ -192,8 +192,23 @@ def channels_of(CHANNELS, called=kernel(no_cpython_wrapper=False)):
     return channels
 
 
+def is_given(CHANNELS, called=kernel(no_cpython_wrapper=False)):
+    @called
+    def given(n):
+        result = 0
+        if n > 0 or CHANNELS > 0:
+            result = 1
+        return result
+
+    return given
+
+
 @needs_jit
 def test_static_terms_of_an_or_decide_it():
+    code = dis.get_instructions(is_given(4).py_func)
+    assert not [i.opname for i in code if "JUMP" in i.opname]
+    for known, n in ((4, 0), (4, 7), (0, 0), (0, 7)):
+        assert is_given(known)(n) == is_given(known, called=as_written)(n) == (known + n > 0)
     for known, expected in ((4, 4), (0, 7)):
         assert channels_of(known)(7) == channels_of(known, called=as_written)(7) == expected
         code = dis.get_instructions(channels_of(known).py_func)
