@@ -24,6 +24,7 @@ from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import fma, load, load_n, store, store_n, zero
 
 CHAINS = 4  # of multiply-adds: as many as their latency has cycles
+PIECE = 128  # weights of all columns, whose rows of the panel stay in L1
 FEW = 1  # filters: a square takes as long as 25 of its weights, one by one
 
 
@@ -65,17 +66,18 @@ def squares(vec, WHOLE):
     @kernel
     def pack_squares(w, source, step, panels, to, S, NR, n):
         """panels[to + s*NR + i] = w[source + i*step + s] for s < S and i < n; WHOLE squares have
-        LANES of either.  They are transposed inside parts of registers, then across them.  What
-        is missing is read from the last filter: to read nothing of a page that is not there takes
-        hundreds of cycles, and behind w there may be none."""
+        LANES of s, and write as many columns.  They are transposed inside parts of registers, then
+        across them.  What is missing is read from the last filter: to read nothing of a page that
+        is not there takes hundreds of cycles, and behind w there may be none."""
         r = registers(LANES)
         t = registers(LANES)
         for s in range(0, S, LANES):
             for i in static_range(LANES):
+                at = source + min(i, n - 1) * step + s
                 if WHOLE:
-                    r[i] = load(vec, w, source + i * step + s)
+                    r[i] = load(vec, w, at)
                 else:
-                    r[i] = load_n(vec, w, source + min(i, n - 1) * step + s, S - s)
+                    r[i] = load_n(vec, w, at, S - s)
             for k in static_range(INSIDE):  # registers 2, then 1 apart
                 for i in static_range(LANES):
                     if i // (PART >> (k + 1)) % 2 == 0:
@@ -102,7 +104,7 @@ def squares(vec, WHOLE):
 @lru_cache
 def packers(elements, vec):
     """pack_panel for weights of the output's type."""
-    LANES, FEW_, FILTERS_ = vec.lanes, FEW, FILTERS
+    LANES, FEW_, PIECE_, FILTERS_ = vec.lanes, FEW, PIECE, FILTERS
     widen = elements.widen_output
     is_finite, clear = finite(vec), clears(vec)
     pack_whole, pack_edges = squares(vec, True), squares(vec, False)
@@ -114,6 +116,29 @@ def packers(elements, vec):
             for j in range(0, n, LANES):
                 v = load_n(vec, w, source + s * step + j, n - j)
                 store_n(v, panels, to + s * NR + j, n - j)
+
+    @kernel
+    def pack_piece(g, w, source, first, filters, S, panels, to, step):
+        """panels[to + s*step + j] = w[source + filter first + j, s*w_channel], s < S: vectors of
+        filters, each of one bank."""
+        v, O, NR = 0, g.O // g.banks, abs(step)
+        while v < filters:
+            bank, o = (first + v) // O, (first + v) % O
+            n, packed = min(LANES, filters - v, O - o), 0
+            at, row = source + bank * g.w_bank + o * g.w_filter, to + bank * g.bank_rows * NR + v
+            if g.w_channel != 1 or n <= FEW_ or n * S < LANES:
+                for j in range(n):
+                    for s in range(S):
+                        weight = w[at + j * g.w_filter + s * g.w_channel]
+                        panels[row + s * step + j] = widen(weight)
+            else:
+                if n == LANES or v + n == filters <= NR - LANES + n:
+                    packed = S // LANES * LANES  # columns past the last filter are idle
+                    pack_whole(w, at, g.w_filter, panels, row, packed, step, n)
+                if packed < S:
+                    at, row = at + packed, row + packed * step
+                    pack_edges(w, at, g.w_filter, panels, row, S - packed, step, n)
+            v += n
 
     @kernel
     def pack_run(data, unit, source, panels, to, NR, filters):
@@ -129,26 +154,12 @@ def packers(elements, vec):
         if g.w_filter == 1 and g.banks == 1 and (g.w_channel != 1 or g.w_run == 1):
             pack_rows(w, source + first, g.w_channel, panels, to, g.w_run, NR, filters)
             return
-        v, last = 0, g.w_run - 1
+        last = g.w_run - 1
         source -= last if g.w_turned else 0
-        step = -NR if g.w_turned else NR
-        while v < filters:  # a vector of them at a time, of one bank
-            bank, o = (first + v) // O, (first + v) % O
-            n, packed = min(LANES, filters - v, O - o), 0
-            at = source + bank * g.w_bank + o * g.w_filter
-            row = to + bank * g.bank_rows * NR + v + (last * NR if g.w_turned else 0)
-            if g.w_channel != 1 or n <= FEW_ or n * g.w_run < LANES:
-                for j in range(n):
-                    for s in range(g.w_run):
-                        weight = w[at + j * g.w_filter + s * g.w_channel]
-                        panels[row + s * step + j] = widen(weight)
-            else:
-                if n == LANES:
-                    packed = g.w_run // LANES * LANES
-                    pack_whole(w, at, g.w_filter, panels, row, packed, step, n)
-                left = g.w_run - packed
-                pack_edges(w, at + packed, g.w_filter, panels, row + packed * step, left, step, n)
-            v += n
+        row, step = to + (last * NR if g.w_turned else 0), -NR if g.w_turned else NR
+        for s in range(0, g.w_run, PIECE_):
+            S, at = min(PIECE_, g.w_run - s), source + s * g.w_channel
+            pack_piece(g, w, at, first, filters, S, panels, row + s * step, step)
 
     @kernel
     def pack_panel(data, unit, panels, to):
