@@ -180,8 +180,9 @@ PART_OF_L2 = 0.375
 
 def shortened(g: np.ndarray, positions: int, least: int, lines: int, flop: float) -> int:
     """The positions of a block, or fewer, but `least` tiles: short blocks leave out taps that only
-    others meet the input with, and there are more to begin.  1.03x for dilated problems, up to
-    1.8x where padding is longer than the input.  Tiles that read in place leave out all of them."""
+    others meet the input with, and there are more to begin, of so many lines, or parts of panels.
+    1.03x for dilated problems, up to 1.8x where padding is longer than the input.  Tiles that read
+    in place leave out all of them."""
     W, MR, groups = int(g["out"][0, 2]), int(g["MR"][0]), int(g["groups"][0])
     begins = (BLOCK_CYCLES + groups * GROUP_CYCLES) * processor.flop_per_cycle() * lines
     choices = [min(positions, max(least, W // MR // blocks) * MR) for blocks in SHORT]
@@ -209,7 +210,7 @@ def line_blocks(
     least = least_tiles(g)
     if not few and panels * panel_bytes > L2:
         least = max(least, -(-FROM_L3 // MR))
-    positions = shortened(g, positions, least, lines, flop)
+    positions = shortened(g, positions, least, lines * (panels if few else 1), flop)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(parts, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     if not fit_side_by_side(all_bytes):
