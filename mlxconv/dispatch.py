@@ -64,9 +64,10 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     # ahead of depthwise from 450 (complex128) to 2000 taps (float32): see CROSSOVER, convolving.py
     Transform(fft,     wins=lambda p: False, keeps_bits=False,
               loses="its error is relative to the norms of the data: it is for callers who ask"),
-    # 1-1.6x the speed of those below with filters that leave lanes of a vector empty
+    # 1-1.6x the speed of those below with filters that leave lanes of a vector empty, or that meet
+    # so few positions that to pack them takes long
     Variant(channels_first, wins=lambda p: _is_worth_turning(p),
-            loses="filters fill vectors, or sums are too short for input and outputs to be turned"),
+            loses="filters fill vectors and meet many positions, or to turn the input takes long"),
     # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x below
     Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not _suit_others(p),
             loses="there is one group, or one channel and filter each, or dot or direct wins"),
@@ -117,26 +118,31 @@ def _are_few_filters(p: Problem) -> bool:
     return dot.meets_few_filters(p) and not (is_short or is_narrow)
 
 
-# what multiply-adds of others cost, beside those of the tiles of direct for one group; fitted
-OVER_GROUPS = 2.0  # of grouped
-OVER_VECTORS = 1.33  # ... whose groups are as wide as a vector
-OF_GROUPS = 1.2  # of direct for several groups
+# what multiply-adds of others cost, beside those of the tiles of direct for one group; fitted, see
+# turned_tiling.py
+OF_DOT = 2.1  # of dot
+OVER_GROUPS = 1.4  # of grouped
+OF_GROUPS = 1.4  # of direct for several groups
+PACKING_CYCLES = 2000  # that direct takes to begin to pack
 
 
 def _is_worth_turning(p: Problem) -> bool:
     """Whether to turn input and outputs costs less than the lanes that other variants leave empty,
-    where dot does not win.  Large batches, whose outputs go to memory, leave it to direct, which
-    sums in the same order, but not to grouped."""
-    suits_dot = not dot.refuses(p) and (_are_few_and_long(p) or _are_few_filters(p))
-    filters, lanes = p.O // p.groups, lanes_of(p)
-    fills_lanes = p.groups == 1 and filters % (2 * lanes) == 0  # of tiles at full speed
-    if p.groups == p.C or suits_dot or fills_lanes:
+    or dot takes for sums over lanes.  Outputs that go to memory are left to others: to direct,
+    which sums in the same order, those of a large batch; to grouped those of a large image, lest
+    the batch choose the order."""
+    if p.groups == p.C or (_are_few_filters(p) and not dot.refuses(p)):
         return False
-    if p.groups > 1 and filters <= lanes and not _suit_others(p):
-        other = lanes / (lanes // filters) * (OVER_VECTORS if filters == lanes else OVER_GROUPS)
-        return channels_first.cost(p) < other
-    other = tiling.fastest(p, direct.tiles()).cost * (OF_GROUPS if p.groups > 1 else 1)
-    return channels_first.cost(p) < other and not tiling.is_far(p)
+    filters, lanes, far = p.O // p.groups, lanes_of(p), tiling.is_far(p)
+    if not dot.refuses(p) and _are_few_and_long(p):
+        other = OF_DOT * filters
+    elif p.groups > 1 and filters <= lanes and not _suit_others(p):
+        other, far = lanes / (lanes // filters) * OVER_GROUPS, tiling.is_far(p._replace(N=1))
+    else:
+        other = tiling.fastest(p, direct.tiles()).cost * (OF_GROUPS if p.groups > 1 else 1)
+        sums = max(1, p.C // p.groups * math.prod(p.K)) * tiling.positions_of(p)
+        other += PACKING_CYCLES * processor.fma_per_cycle() * lanes / sums
+    return not far and channels_first.cost(p) < other
 
 
 AnyPlan = Plan | FourierPlan | PhasedPlan

@@ -6,6 +6,7 @@ words of MLX 0.32, so that code moved from MLX keeps seeing the messages it know
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +36,7 @@ class Problem(NamedTuple):
     @property
     def output_L(self) -> Ints:
         """L_out = floor((1 + idil (L - 1) + lo + hi - (1 + d (K - 1))) / stride) + 1, per axis."""
-        return tuple(
-            (padded - window) // stride + 1
-            for padded, window, stride in zip(self.padded_L, self.window, self.stride, strict=True)
-        )
+        return _output_L(self)
 
     @property
     def padded_L(self) -> Ints:
@@ -77,6 +75,14 @@ class Problem(NamedTuple):
         steps = (self.kernel_dilation, self.input_dilation)
         met = math.prod(_taps_met(*sizes) for sizes in zip(*axes, *steps, strict=True))
         return 2 * self.N * self.O * met * (self.C // self.groups)
+
+
+@lru_cache(maxsize=8)  # to choose how one is computed asks for it a hundred times
+def _output_L(p: Problem) -> Ints:
+    return tuple(
+        (padded - window) // stride + 1
+        for padded, window, stride in zip(p.padded_L, p.window, p.stride, strict=True)
+    )
 
 
 def _taps_met(L_out: int, K: int, stride: int, lo: int, dilation: int, idil: int) -> int:

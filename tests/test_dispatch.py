@@ -35,7 +35,7 @@ def test_rows_have_what_explain_and_tests_rely_on(row):
         ((1, 100, 32), (32, 3, 4), dict(groups=8), "grouped"),
         ((1, 100, 32), (8, 3, 4), dict(groups=8), "grouped"),
         ((1, 100, 32), (24, 3, 4), dict(groups=8), "grouped"),
-        ((1, 100, 32), (160, 3, 4), dict(groups=8), "direct"),
+        ((1, 100, 32), (1024, 3, 4), dict(groups=8), "direct"),
         ((1, 100, 32), (1024, 3, 1), dict(groups=32), "direct"),
         ((1, 100, 1), (8, 3, 1), {}, "direct"),
         ((1, 5, 64), (64, 5, 64), {}, "dot"),

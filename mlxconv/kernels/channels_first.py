@@ -3,7 +3,8 @@
 Computes    y[n, l, o] = sum over taps k, channels c of x[n, l*stride - padding + k*dilation, c]
             * w[o, k, c], per group, with one to three spatial axes.
 For         groups of filters that do not fill the vectors of a panel: 10 take 16 lanes of
-            direct.py, but two tiles of five rows here; and long enough sums for what is turned.
+            direct.py, but two tiles of five rows here; and filters that few positions meet, which
+            take less time to be read from where they lie than to be packed.
 Layout      filters are read as they lie; a row of a turned block is a channel, and each tap of
             neighbouring positions is a vector of it, one tap after the other further on
 
@@ -21,7 +22,7 @@ References  K. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Mult
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,7 +34,8 @@ from mlxconv.kernels.geometry import KEPT, OUTPUTS, PACKED, SUSPECT, locate
 from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.loops import tile_call
 from mlxconv.kernels.packing import finite
-from mlxconv.kernels.schedule import Part, Schedule, Step, Tile, itemsize_of, lanes_of
+from mlxconv.kernels.schedule import Part, Schedule, Step
+from mlxconv.kernels.turned_tiling import Blocks, blocks_of
 from mlxconv.kernels.turning import transposes, turns
 from mlxconv.kernels.window import Rows, Runs, reach_of
 from mlxconv.simd.static import kernel, registers, static_range
@@ -138,12 +140,14 @@ def range_kernel(elements, vec):
             h = reach_of(g, 1, block.h * g.stride[1] - g.padding[1], 1)
             turn(data, block, d, h)
             runs = list_taps(data.runs, g, block, d, h)
+            end = min(g.O, block.p1 * g.NR)  # a part of the filters only of one group
+            o = min(block.p0 * g.NR, end - g.NR)
             for i in range(block.g1 - block.g0):
-                w = Rows(filters.a, filters.at + i * g.O * filters.step, filters.step)
+                w = Rows(filters.a, filters.at + (i * g.O + o) * filters.step, filters.step)
                 x = Rows(scratch, i * g.C * g.pitch, g.pitch)
                 y = Rows(scratch, g.block_at + i * g.O * g.pitch, g.pitch)
-                call_tile(g.tile, w, runs, x, y, g.O, max(g.MR, block.rows), 0)
-            n, to = (block.g1 - block.g0) * g.O, block.to + block.g0 * g.O
+                call_tile(g.tile, w, runs, x, y, end - o, max(g.MR, block.rows), 0)
+            n, to = (block.g1 - block.g0) * (end - o), block.to + block.g0 * g.O + o
             if g.checks == OUTPUTS_ and not is_finite(scratch, g.block_at, n, g.pitch, block.rows):
                 data.counters[SUSPECT] = 1
             transpose(scratch, g.block_at, g.pitch, n, block.rows, data.y, to, g.y_step[2])
@@ -153,111 +157,41 @@ def range_kernel(elements, vec):
 
 def refuses(p: "Problem") -> str:
     """Why this variant cannot compute `p`; empty if it can."""
-    filters, least = p.O // p.groups, min(tile.shape[0] for tile in tiles())
+    filters, least = p.O // p.groups, min(tile.shape[0] for tile in direct.whole_tiles())
     if filters < least:
         return f"groups of {filters} filters are fewer than the {least} rows of a tile"
     return ""
 
 
-def tiles() -> tuple[Tile, ...]:
-    """Those of direct.py whose vectors are whole registers."""
-    return tuple(tile for tile in direct.tiles() if tile.share == 1)
-
-
-def tile_of(p: "Problem") -> Tile:
-    """The one that takes least time for the filters of a group and the positions of a line."""
-    fitting = [tile for tile in tiles() if tile.shape[0] <= p.O // p.groups]
-    return min(fitting, key=lambda tile: _sums(p, tile, p.output_L[-1]) / tile.efficiency)
-
-
-def _sums(p: "Problem", tile: Tile, positions: int) -> float:
-    """Those of a group that tiles form for each of so many positions of a line, idle ones too."""
-    (MR, NV), filters = tile.shape, p.O // p.groups
-    NR, positions = NV * lanes_of(p), max(1, positions)
-    return -(-filters // MR) * MR * (-(-positions // NR) * NR / positions)
-
-
-class Blocks(NamedTuple):
-    """How taps of a line meet turned rows, and what of these stays in L2."""
-
-    classes: int  # taps that have rows of their own; tap k is of class k modulo so many
-    step: int  # positions from one tap of a class to the next
-    taps: int  # of a class, at the most
-    groups: int
-    positions: int
-
-    @property
-    def rows(self) -> int:
-        """Turned for each channel, of each class."""
-        return self.positions + (self.taps - 1) * min(self.step, self.positions)
-
-
-def blocks_of(p: "Problem", tile: Tile) -> Blocks:
-    """Blocks of as many groups as may be: the next one finds the rest of cache lines in L1."""
-    filters, C, K, itemsize = p.O // p.groups, p.C // p.groups, p.K[-1], itemsize_of(p)
-    common = math.gcd(p.stride[-1], p.kernel_dilation[-1])
-    apart, step = p.stride[-1] // common, p.kernel_dilation[-1] // common
-    classes, taps = max(1, min(apart, K)), -(-K // apart)
-    room, NR = processor.caches().L2_bytes // 2 // itemsize, tile.shape[1] * lanes_of(p)
-    turned, weights = math.prod(p.K[:-1]) * C * classes, math.prod(p.K) * C * filters
-    least = (turned + filters) * 2 * NR + turned * (taps - 1) * min(step, 2 * NR) + weights
-    groups = max(1, min(p.groups, 2 * room // max(1, least)))
-    positions = room // max(1, groups * (turned + filters)) - (taps - 1) * step
-    whole_line = -(-max(1, p.output_L[-1]) // NR) * NR
-    positions = min(max(2 * NR, positions // NR * NR), whole_line)
-    return Blocks(classes, step, taps, groups, positions)
-
-
-# fitted to 765 random problems: the choice of the least cost takes 1.02 times the time of the best,
-# and without this variant it would be 1.04
-TILE_CYCLES = 5  # of a tile beside its multiply-adds
-RUN_CYCLES = 12  # ... for each tap
-BLOCK_CYCLES = 200  # to begin a block
-TURN_CYCLES = 0.4  # of an element that is turned
-FROM_L2 = 1.3  # of the time of tiles whose windows L1 holds
-
-
 def cost(p: "Problem") -> float:
     """Multiply-adds at full speed in whose time it computes a position, as tiling.Choice.cost."""
-    tile = tile_of(p)
-    (MR, NV), blocks, fma = tile.shape, blocks_of(p, tile), processor.fma_per_cycle()
-    taps, lanes, W = math.prod(p.K), lanes_of(p), max(1, p.output_L[-1])
-    window = max(1, taps * (p.C // p.groups))
-    cycles = window * MR * NV / fma / tile.efficiency
-    in_L1 = window * NV * lanes * itemsize_of(p) <= processor.caches().L1_bytes
-    cycles = cycles * (1 if in_L1 else FROM_L2) + TILE_CYCLES + taps * RUN_CYCLES
-    turned = blocks.classes * blocks.rows / blocks.positions * window / p.K[-1] + p.O // p.groups
-    of_block = -(-W // -(-W // blocks.positions))
-    computing = _sums(p, tile, of_block) / (MR * NV * lanes) * cycles
-    begins = BLOCK_CYCLES / blocks.groups / of_block
-    return (computing + turned * TURN_CYCLES + begins) * fma * lanes / window
+    return blocks_of(p).cost
 
 
 def schedule(p: "Problem") -> Schedule:
-    """Blocks of positions of a line, and of groups."""
-    elements, tile = Elements(p.input_dtype, p.dtype), tile_of(p)
-    vec, g = vec_of(elements.dtype, processor.vector_bytes()), geometry_of(p)
-    blocks = blocks_of(p, tile)
-    lines, parts = p.N * math.prod(p.output_L[:-1]), -(-p.groups // blocks.groups)
-    g["MR"], g["panels"] = tile.shape[1] * vec.lanes, 1
-    g["rows"] = min(int(g["MR"][0]), max(1, p.output_L[-1]))
-    g["tiles"], g["group_blocks"] = -(-max(1, p.output_L[-1]) // int(g["MR"][0])), parts
-    g["blocks"], _ = blocking.split(g, blocks.positions, lines * parts, p.flop)
-    g["classes"], g["class_step"] = blocks.classes, blocks.step
+    """Blocks of positions of a line, and of groups; parts of the filters where these are few."""
+    elements, blocks, g = Elements(p.input_dtype, p.dtype), blocks_of(p), geometry_of(p)
+    vec, NR = vec_of(elements.dtype, processor.vector_bytes()), blocks.NR
+    g["NR"], g["panels"] = blocks.tile.shape[0], blocks.tiles
+    g["MR"], g["rows"], g["tiles"] = NR, min(NR, blocks.W), -(-blocks.W // NR)
+    lines, parts = blocks.lines, blocks.group_blocks
+    g["blocks"], g["panel_blocks"] = blocking.split(g, blocks.positions, lines * parts, blocks.work)
+    g["group_blocks"], g["classes"], g["class_step"] = parts, blocks.classes, blocks.step
     suspects = blocking.meets_padding(p)
     g["checks"] = OUTPUTS if suspects else 0
     split = (
         ("lines", lines),
         ("blocks of positions", int(g["blocks"][0])),
         ("blocks of groups", parts),
+        ("parts of the filters", int(g["panel_blocks"][0])),
     )
-    scratch = _scratch(p, g, elements, blocks) + vec.lanes
-    kernel = micro_kernel(*tile.shape, vec)
+    scratch = _scratch(g, elements, blocks) + vec.lanes
+    jobs, kernel = math.prod(n for _, n in split), micro_kernel(*blocks.tile.shape, vec)
     return Schedule(
         elements,
         g,
-        steps=(Step(range_kernel(elements, vec), math.prod(n for _, n in split), p.flop),),
-        tile=tile.name(elements),
+        steps=(Step(range_kernel(elements, vec), jobs, blocks.work),),
+        tile=blocks.tile.name(elements),
         parts=(Part("tile", kernel, tile_call(Elements(elements.dtype, elements.dtype))),),
         scratch=scratch,
         runs=2 * math.prod(p.K) + KEPT,
@@ -267,16 +201,14 @@ def schedule(p: "Problem") -> Schedule:
     )
 
 
-def _scratch(p: "Problem", g: np.ndarray, elements: Elements, blocks: Blocks) -> int:
+def _scratch(g: np.ndarray, elements: Elements, blocks: Blocks) -> int:
     """Set where in scratch outputs are kept and filters widened, behind the input of a block;
     returns its elements."""
     line = CACHE_LINE_BYTES // np.dtype(elements.dtype).itemsize
-    positions = max(blocking.block_rows(g, True), int(g["MR"][0]))
-    rows = blocks._replace(positions=positions).rows
+    rows = blocks.rows(max(blocking.block_rows(g, True), blocks.NR))
     # an odd number of lines, lest those of all channels be of one set of L1
     g["pitch"] = pitch = line * (-(-rows // line) | 1)
-    channels = blocks.groups * (p.C // p.groups) * blocks.classes * math.prod(p.K[:-1])
-    filters = blocks.groups * (p.O // p.groups)
+    channels, filters = blocks.groups * blocks.turned, blocks.groups * blocks.filters
     g["block_at"], g["panels_at"] = channels * pitch, (channels + filters) * pitch
-    widened = math.prod(p.weight_shape[1:]) * filters if elements.output in BITS else 0
+    widened = blocks.window * filters if elements.output in BITS else 0
     return int(g["panels_at"][0]) + widened

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
@@ -300,7 +300,12 @@ def _work(g: np.ndarray, window: int, over_groups: bool, gathers: bool) -> float
 
 def itemsize_of(p: "Problem") -> int:
     """Bytes of an element of the arithmetic's type."""
-    return np.dtype(Elements(p.input_dtype, p.dtype).dtype).itemsize
+    return _itemsize(p.input_dtype, p.dtype)
+
+
+@lru_cache
+def _itemsize(input_dtype: str, dtype: str) -> int:
+    return np.dtype(Elements(input_dtype, dtype).dtype).itemsize
 
 
 def lanes_of(p: "Problem") -> int:
