@@ -45,6 +45,13 @@ def test_blocks_are_short_where_taps_are_left_out():
     assert blocking.met(short, blocking.block_rows(short, True)) < 2 / 5
 
 
+def test_parts_of_panels_are_weighed_with_the_blocks_they_begin():
+    """Short blocks would leave out taps here too, and begin once for each of many panels."""
+    by = split(Shape(1, 68, 16, 880, 15, padding=7).problem())
+    assert by["blocks of panels"] > 1
+    assert by["blocks of positions"] * by["blocks of panels"] <= 32 * processor.cores()
+
+
 @pytest.mark.parametrize("narrow", direct.tiles())
 @pytest.mark.parametrize("tile", direct.tiles())
 def test_blocks_are_enough_for_both_tiles(tile, narrow):
@@ -75,8 +82,8 @@ def split(problem, variant="direct"):
 def test_few_positions_leave_no_core_idle():
     """Gathered windows that one panel meets are shared out, however few; and a tile that leaves one
     job, of many weights, is not taken."""
-    by_positions = split(Shape(9, 9, 274, 20, 5).problem())
-    assert by_positions["blocks of positions"] >= processor.cores()
+    by_rows = split(Shape(9, 9, 274, 20, 5).problem())
+    assert by_rows["blocks of lines"] * by_rows["blocks of positions"] >= processor.cores()
     by_panels = split(Shape(1, 18, 344, 40, 11).problem())
     assert by_panels["blocks of panels"] * by_panels["blocks of positions"] > 1
 

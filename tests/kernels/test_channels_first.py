@@ -18,6 +18,8 @@ CASES = {  # N, L, C, filters, K, stride, padding, dilation, groups
     "fewer positions than a vector": (3, 9, 20, 11, 4, 1, 0, 1, 1),
     "blocks of groups": (1, 130, 1600, 2800, 9, 1, 4, 1, 200),
     "a group after the other": (1, 90, 6000, 18, 3, 1, 1, 1, 2),
+    "parts of the filters": (1, 20, 90, 245, 5, 1, 2, 1, 1),
+    "parts of the filters of groups": (1, 19, 100, 1202, 5, 1, 0, 1, 2),
 }
 
 
@@ -42,6 +44,7 @@ def test_sums_are_exact(name, dtype, always_parallel):
 def test_what_the_cases_are_for(monkeypatch):
     caches = processor.caches()._replace(L2_bytes=1 << 19)
     monkeypatch.setattr(processor, "caches", lambda: caches)
+    monkeypatch.setattr(processor, "cores", lambda: 4)
     g = {name: schedule_of(case_of(*sizes)).geometry[0] for name, sizes in CASES.items()}
     assert g["many blocks"]["blocks"] > 2
     assert g["a tap in common with every second"]["classes"] == 2
@@ -51,6 +54,9 @@ def test_what_the_cases_are_for(monkeypatch):
     assert g["fewer positions than a vector"]["rows"] == 6
     assert g["blocks of groups"]["group_blocks"] > 1
     assert g["a group after the other"]["group_blocks"] == 2
+    assert g["parts of the filters"]["panel_blocks"] == 4
+    assert g["parts of the filters of groups"]["group_blocks"] == 2
+    assert g["parts of the filters of groups"]["panel_blocks"] == 2
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float16"))
