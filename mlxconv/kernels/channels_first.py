@@ -34,7 +34,7 @@ from mlxconv.kernels.geometry import KEPT, OUTPUTS, PACKED, SUSPECT, locate
 from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.loops import tile_call
 from mlxconv.kernels.packing import finite
-from mlxconv.kernels.schedule import Part, Schedule, Step
+from mlxconv.kernels.schedule import Part, Schedule, Step, Tile
 from mlxconv.kernels.turned_tiling import Blocks, blocks_of
 from mlxconv.kernels.turning import transposes, turns
 from mlxconv.kernels.window import Rows, Runs, reach_of
@@ -157,10 +157,15 @@ def range_kernel(elements, vec):
 
 def refuses(p: "Problem") -> str:
     """Why this variant cannot compute `p`; empty if it can."""
-    filters, least = p.O // p.groups, min(tile.shape[0] for tile in direct.whole_tiles())
+    filters, least = p.O // p.groups, min(tile.shape[0] for tile in tiles())
     if filters < least:
         return f"groups of {filters} filters are fewer than the {least} rows of a tile"
     return ""
+
+
+def tiles() -> tuple[Tile, ...]:
+    """Those of direct.py whose vectors are whole registers."""
+    return direct.whole_tiles()
 
 
 def cost(p: "Problem") -> float:

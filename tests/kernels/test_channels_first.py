@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxconv import dispatch, processor
-from mlxconv.kernels import channels_first, direct
+from mlxconv.kernels import channels_first
 from tests.problems import Case
 from tests.test_exact import exact, problem
 
@@ -69,7 +69,7 @@ def test_scratch_does_not_grow_with_the_input(dtype):
 
 def test_filters_that_fill_tiles_cost_less():
     """By the cost model: each of them, where one more would need rows of another tile."""
-    MR = max(tile.shape[0] for tile in direct.whole_tiles())
+    MR = max(tile.shape[0] for tile in channels_first.tiles())
     costs = [
         channels_first.cost(problem(case_of(1, 4000, 64, O, 5, 1, 2, 1, 1), "float32")) / O
         for O in (4 * MR, 4 * MR + 1)
