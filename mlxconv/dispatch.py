@@ -131,10 +131,11 @@ def _is_worth_turning(p: Problem) -> bool:
     or dot takes for sums over lanes.  Outputs that go to memory are left to others: to direct,
     which sums in the same order, those of a large batch; to grouped those of a large image, lest
     the batch choose the order."""
-    if p.groups == p.C or (_are_few_filters(p) and not dot.refuses(p)):
+    suits_dot = not dot.refuses(p)
+    if p.groups == p.C or (suits_dot and _are_few_filters(p)):
         return False
     filters, lanes, far = p.O // p.groups, lanes_of(p), tiling.is_far(p)
-    if not dot.refuses(p) and _are_few_and_long(p):
+    if suits_dot and _are_few_and_long(p):
         other = OF_DOT * filters
     elif p.groups > 1 and filters <= lanes and not _suit_others(p):
         other, far = lanes / (lanes // filters) * OVER_GROUPS, tiling.is_far(p._replace(N=1))

@@ -28,14 +28,14 @@ import numpy as np
 
 from mlxconv import processor
 from mlxconv.arrays import BITS, CACHE_LINE_BYTES
-from mlxconv.kernels import blocking, direct
+from mlxconv.kernels import blocking
 from mlxconv.kernels.elements import Elements, converts_runs
 from mlxconv.kernels.geometry import KEPT, OUTPUTS, PACKED, SUSPECT, locate
 from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.loops import tile_call
 from mlxconv.kernels.packing import finite
-from mlxconv.kernels.schedule import Part, Schedule, Step, Tile
-from mlxconv.kernels.turned_tiling import Blocks, blocks_of
+from mlxconv.kernels.schedule import Part, Schedule, Step
+from mlxconv.kernels.turned_tiling import Blocks, blocks_of, tiles
 from mlxconv.kernels.turning import transposes, turns
 from mlxconv.kernels.window import Rows, Runs, reach_of
 from mlxconv.simd.static import kernel, registers, static_range
@@ -161,11 +161,6 @@ def refuses(p: "Problem") -> str:
     if filters < least:
         return f"groups of {filters} filters are fewer than the {least} rows of a tile"
     return ""
-
-
-def tiles() -> tuple[Tile, ...]:
-    """Those of direct.py whose vectors are whole registers."""
-    return direct.whole_tiles()
 
 
 def cost(p: "Problem") -> float:

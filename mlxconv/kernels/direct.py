@@ -149,11 +149,6 @@ def refuses(p: "Problem") -> str:
     return ""
 
 
-def whole_tiles() -> tuple[Tile, ...]:
-    """Those whose vectors are whole registers."""
-    return tuple(tile for tile in tiles() if tile.share == 1)
-
-
 def schedule(p: "Problem") -> Schedule:
     """The tile, and the phases, that take least time for an output."""
     best = fastest(p, tiles())

@@ -82,14 +82,23 @@ class Blocks:
         return dilation // math.gcd(self.p.stride[-1], dilation)
 
     @cached_property
+    def _taps(self) -> int:
+        """Of a class, at the most."""
+        return -(-self.p.K[-1] // self._apart)
+
+    @cached_property
     def turned(self) -> int:
         """Rows that each group of a block has."""
         return math.prod(self.p.K[:-1]) * (self.p.C // self.p.groups) * self.classes
 
     def rows(self, positions: int) -> int:
         """The elements of such a row, in a block of so many positions."""
-        taps = -(-self.p.K[-1] // self._apart)
-        return positions + (taps - 1) * min(self.step, positions)
+        return positions + (self._taps - 1) * min(self.step, positions)
+
+    def sums(self, positions: int) -> float:
+        """Those of a group that tiles form for each of so many positions of a line, idle ones
+        too."""
+        return self.tiles * self.tile.shape[0] * (-(-positions // self.NR) * self.NR / positions)
 
     @property
     def _room(self) -> int:
@@ -104,9 +113,9 @@ class Blocks:
 
     @cached_property
     def positions(self) -> int:
-        NR, taps = self.NR, -(-self.p.K[-1] // self._apart)
-        positions = self._room // max(1, self.groups * (self.turned + self.filters))
-        positions -= (taps - 1) * self.step
+        """Of a block, if no line has fewer."""
+        NR, positions = self.NR, self._room // max(1, self.groups * (self.turned + self.filters))
+        positions -= (self._taps - 1) * self.step
         return min(max(2 * NR, positions // NR * NR), -(-self.W // NR) * NR)
 
     @property
@@ -122,6 +131,7 @@ class Blocks:
 
     @cached_property
     def _of_block(self) -> int:
+        """Positions of one of equal blocks."""
         return -(-self.W // -(-self.W // self.positions))
 
     @cached_property
@@ -134,7 +144,7 @@ class Blocks:
         if not blocking.fit_side_by_side(self.window * self.filters * itemsize):
             cycles *= FROM_L3
         cycles += TILE_CYCLES + math.prod(self.p.K) * RUN_CYCLES
-        return sums(self.p, self.tile, self._of_block) / (MR * self.NR) * cycles
+        return self.sums(self._of_block) / (MR * self.NR) * cycles
 
     @cached_property
     def _turning(self) -> float:
@@ -172,15 +182,12 @@ def _speed(p: "Problem") -> int:
     return processor.fma_per_cycle() * lanes_of(p)
 
 
-def sums(p: "Problem", tile: Tile, positions: int) -> float:
-    """Those of a group that tiles form for each of so many positions of a line, idle ones too."""
-    (MR, NV), filters = tile.shape, p.O // p.groups
-    NR = NV * lanes_of(p)
-    return -(-filters // MR) * MR * (-(-positions // NR) * NR / positions)
+def tiles() -> tuple[Tile, ...]:
+    """Those of direct.py whose vectors are whole registers."""
+    return tuple(tile for tile in direct.tiles() if tile.share == 1)
 
 
 def blocks_of(p: "Problem") -> Blocks:
     """Those of the tile that takes least time for the filters of a group and a line."""
-    fitting = [tile for tile in direct.whole_tiles() if tile.shape[0] <= p.O // p.groups]
-    W = max(1, p.output_L[-1])
-    return Blocks(p, min(fitting, key=lambda tile: sums(p, tile, W) / tile.efficiency))
+    fitting = (Blocks(p, tile) for tile in tiles() if tile.shape[0] <= p.O // p.groups)
+    return min(fitting, key=lambda blocks: blocks.sums(blocks.W) / blocks.tile.efficiency)
