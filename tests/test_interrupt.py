@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-# Ctrl-C while Numba compiles may be lost in one of its callbacks: the first call has the same
-# filters, on few positions, so that nothing is left to compile.  Then work for a minute.
+from mlxconv import interrupts
+
+# The first calls have the same filters, on few positions, so that nothing is left to compile.  Then
+# work for a minute.
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
@@ -56,3 +59,59 @@ def seconds_to_stop(variant, groups, mode):
 def test_ctrl_c(variant, groups, mode):
     """Tried again where the machine was too busy to tell."""
     assert any(seconds_to_stop(variant, groups, mode) < 0.5 for _ in range(3))
+
+
+# A signal that comes while LLVM has the kernel is seen in its callback, the first Python to run.
+COMPILING = """
+import signal, sys
+from numba.core.codegen import JITCodeLibrary
+import numpy as np
+import mlxconv
+
+def convolved():
+    return mlxconv.conv1d(np.ones((1, 9, 2)), np.ones((3, 4, 2)), variant=sys.argv[1])
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupt = lambda *code: signal.raise_signal(signal.SIGINT)
+JITCodeLibrary._object_compiled_hook = interrupt
+try:
+    convolved()
+    print("lost")
+except KeyboardInterrupt:
+    print("interrupted")
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes on in all that follow
+assert (convolved() == 8).all() and sys.unraisablehook is sys.__unraisablehook__
+"""
+
+
+@pytest.mark.parametrize("variant", ["reference", "direct"])
+def test_ctrl_c_in_a_callback_of_the_compiler(variant, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILING, variant],
+        env={**os.environ, "MLXCONV_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+def test_what_callbacks_drop():
+    """Exits are raised in the place of errors of the compilation; others are told, as ever."""
+    told = []
+    hook, sys.unraisablehook = sys.unraisablehook, told.append
+
+    def drops(*dropped):
+        for value in dropped:
+            sys.unraisablehook(SimpleNamespace(exc_value=value))
+        raise ValueError("no code")
+
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            interrupts.passed_on(drops)(OSError(), SystemExit(143), KeyboardInterrupt())
+        with pytest.raises(ValueError, match="no code"):
+            interrupts.passed_on(drops)(OSError())
+        assert sys.unraisablehook == told.append
+    finally:
+        sys.unraisablehook = hook
+    assert [type(unraisable.exc_value) for unraisable in told] == [OSError, OSError]

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 from numba import types
 
-from mlxconv import cache
+from mlxconv import cache, interrupts
 from mlxconv.simd.passes import KernelCompiler
 
 static_range = range
@@ -76,6 +76,7 @@ def kernel(fn=None, **njit_options):
     passes = {} if options.get("parallel") else {"pipeline_class": KernelCompiler}
     compiled = numba.njit(**options, **passes)(namespace[definition.name])
     compiled.get_call_template = partial(_call_template, compiled.get_call_template)
+    compiled.compile = interrupts.passed_on(compiled.compile)
     return cache.attach(compiled, options)
 
 
