@@ -18,6 +18,7 @@ Memory      lines of an output that no cache holds are asked for a tile ahead: t
             a line of what the next tile reads, 0.5 to 0.95 of the time, until that is done: the
             branch also keeps LLVM from computing two steps at once, for which 10x2 spilled and took
             twice as long.  Tiles of narrow groups ask for what later groups read.
+Places      are stepped from tile to tile: to compute each took up to 1.1x, where windows are short.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
             whatever the tile, the block or the number of threads.
 References  G. Goto and R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008;
@@ -94,28 +95,32 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
         w = registers(NV)
         outer, outer_step = (positions, MR) if rows_first else (filters, NR)
         inner, inner_step = (filters, NR) if rows_first else (positions, MR)
+        x_step, y_step = (0, NR) if rows_first else (MR * x.step, MR * y.step)
+        panel_step = panel.step if rows_first else 0
         streams, fetches = are_far(y, filters)
         for i in range(0, outer, outer_step):  # third loop: panels, or else tiles
+            l, o = (min(i, positions - MR), 0) if rows_first else (0, i)
+            x_l, at = x.at + l * x.step, y.at + l * y.step + o
+            panel_o = panel.at + o // NR * panel.step
             for j in range(0, inner, inner_step):  # second loop: tiles, the last one overlapping
-                l, o = (min(i, positions - MR), j) if rows_first else (min(j, positions - MR), i)
-                panel_o = panel.at + o // NR * panel.step
-                at = y.at + l * y.step + o
-                ahead = x.at + (l + TILES_AHEAD * MR) * x.step
+                if j > positions - MR and not rows_first:
+                    x_l -= (j - (positions - MR)) * x.step
+                    at -= (j - (positions - MR)) * y.step
+                ahead = x_l + TILES_AHEAD * MR * x.step
                 if (GROUPS_AHEAD or TILES_AHEAD) and runs.count > 0:
                     ahead += runs.table[2 * runs.count - 2] + GROUPS_AHEAD * runs.length
                 if GROUPS_AHEAD:
                     for m in static_range(MR):
                         prefetch(vec, x.a, ahead + m * x.step)
                 if fetches:
-                    next_at = y.at + min(l + MR, positions - MR) * y.step + o
-                    for m in static_range(MR):
+                    for m in static_range(MR, 2 * MR):
                         for v in static_range(NV):
-                            prefetch(vec, y.a, next_at + m * y.step + v * LANES)
+                            prefetch(vec, y.a, at + m * y.step + v * LANES)
                 for m in static_range(MR):
                     for v in static_range(NV):
                         acc[m, v] = zero(vec)
                 for r in range(runs.count):  # first loop: contiguous pieces of the window
-                    x_r = x.at + l * x.step + runs.table[2 * r]
+                    x_r = x_l + runs.table[2 * r]
                     w_r = panel_o + runs.table[2 * r + 1] * NR
                     asked = runs.table[2 * r + 1] * LANES  # before this run, of MR rows
                     for s in range(runs.length):  # one rank-1 update of the tile
@@ -127,19 +132,20 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
                                 acc[m, v] = fma(x_ms, w[v], acc[m, v])
                         if TILES_AHEAD and asked + s * LANES < MR * x.step:
                             prefetch(vec, x.a, ahead + asked + s * LANES)
+                left = filters - (j if rows_first else i)
                 if STREAMS and streams:
                     for m in static_range(MR):
                         for v in static_range(NV):
                             stream(acc[m, v], y.a, at + m * y.step + v * LANES)
-                elif o + NR <= filters:
+                elif left >= NR:
                     for m in static_range(MR):
                         for v in static_range(NV):
                             store(acc[m, v], y.a, at + m * y.step + v * LANES)
                 else:
                     for m in static_range(MR):
                         for v in static_range(NV):
-                            left = filters - o - v * LANES
-                            store_n(acc[m, v], y.a, at + m * y.step + v * LANES, left)
+                            store_n(acc[m, v], y.a, at + m * y.step + v * LANES, left - v * LANES)
+                x_l, at, panel_o = x_l + x_step, at + y_step, panel_o + panel_step
 
     return tile
 
