@@ -194,9 +194,10 @@ def _launched(
         suspect = 0
         for s in range(start, end):
             jobs = schedule.steps[s].jobs
-            slices = max(1, min(jobs, launches))
+            rounds = -(-jobs // chunks)  # in which every thread has a job
+            slices = max(1, min(rounds, launches))
             for i in range(slices):
-                lo, hi = jobs * i // slices, jobs * (i + 1) // slices
+                lo, hi = (min(jobs, rounds * n // slices * chunks) for n in (i, i + 1))
                 suspect |= launch(schedule.elements, arguments, s, s + 1, lo, hi, chunks)
     if idle is not None:
         idle.append(space)

@@ -294,6 +294,7 @@ LINES = [  # input, filters, parameters: blocks of several lines, near and far t
     ((1, 13, 30, 12), (34, 3, 3, 12), {"padding": ([0, 1], [3, 0]), "stride": (3, 1)}),
     ((1, 13, 40, 8), (20, 4, 2, 4), {"padding": (4, 1), "groups": 2, "dilation": (4, 1)}),
     ((1, 5, 7, 30, 8), (32, 3, 3, 3, 8), {"padding": 1}),
+    ((1, 6, 14, 129), (44, 7, 9, 129), {"padding": 2}),  # panels that L2 keeps one by one
     ((1, 8, 400, 32), (32, 3, 3, 1), {"padding": 1, "groups": 32}),
     ((2, 9, 61, 40), (40, 3, 3, 1), {"padding": 1, "groups": 40, "stride": 2}),
     ((1, 4, 30, 48), (48, 5, 9, 1), {"padding": (9, 20), "groups": 48, "dilation": (2, 3)}),

@@ -1,5 +1,6 @@
 """Ctrl-C: a convolution of ten seconds and more ends within half a second."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from mlxconv import interrupts
+import mlxconv
+from mlxconv import dispatch, interrupts, processor, threads
 
 # The first calls have the same filters, on few positions, so that nothing is left to compile.  Then
 # work for a minute.
@@ -59,6 +62,28 @@ def seconds_to_stop(variant, groups, mode):
 def test_ctrl_c(variant, groups, mode):
     """Tried again where the machine was too busy to tell."""
     assert any(seconds_to_stop(variant, groups, mode) < 0.5 for _ in range(3))
+
+
+@pytest.mark.skipif(processor.cores() < 2, reason="one core")
+def test_launches_leave_no_thread_idle(monkeypatch):
+    """Launches that are short enough for Ctrl-C are of as many jobs for each thread, but the last
+    of a step, and of all jobs."""
+    launched = []
+
+    def launch(elements, arguments, first, last, lo, hi, chunks):
+        launched.append((first, lo, hi))
+        return 0
+
+    monkeypatch.setattr(threads, "_on_numba", launch)
+    monkeypatch.setattr(threads, "_on_pool", launch)
+    x, w = np.ones((5, 2000, 64), np.float32), np.ones((64, 30, 64), np.float32)
+    schedule = dispatch.plan(mlxconv.explain(x, w).problem).schedule
+    monkeypatch.setattr(threads, "LAUNCH_FLOP", schedule.flop / 14)  # on two threads: 7 launches
+    mlxconv.conv1d(x, w, stream=mlxconv.Stream(threads=2))
+    last = [(lo, hi) for first, lo, hi in launched if first == len(schedule.steps) - 1]
+    assert len(last) > 3 and last[0][0] == 0 and last[-1][1] == schedule.steps[-1].jobs
+    assert all(lo % 2 == 0 and lo < hi for lo, hi in last)
+    assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(last))
 
 
 # A signal that comes while LLVM has the kernel is seen in its callback, the first Python to run.

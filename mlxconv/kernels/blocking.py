@@ -172,10 +172,18 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
 
 SHORT = (8, 16, 32)  # blocks of a line, which leave out taps that only others meet the input with
 FROM_L3 = 24  # positions for which all panels are worth reading where L2 does not hold them
+FROM_MEMORY = 192  # where those of other cores and the input leave L3 no room for them: 1.1 to 1.5x
 BLOCK_CYCLES = 500  # that a block takes to begin
 GROUP_CYCLES = 500  # the same for each group of it
 # that the panels of a block's groups take: those that come from L3 for each block cost up to 1.36x
 PART_OF_L2 = 0.375
+
+
+def worth_reading(panels_bytes: int) -> int:
+    """The positions of a block that panels of so many bytes are read for."""
+    if panels_bytes > processor.far_bytes():
+        return FROM_MEMORY
+    return FROM_L3 if panels_bytes > processor.caches().L2_bytes else 1
 
 
 def shortened(g: np.ndarray, positions: int, least: int, lines: int, flop: float) -> int:
@@ -208,8 +216,9 @@ def line_blocks(
         positions = block_positions(MR, (groups * x_bytes + y_bytes) // parts, panel_bytes)
     lines = int(g["N"][0]) * math.prod(g["out"][0, :2].tolist())
     least = least_tiles(g)
-    if not few and panels * panel_bytes > L2:
-        least = max(least, -(-FROM_L3 // MR))
+    if not few:
+        least = max(least, -(-worth_reading(panels * panel_bytes) // MR))
+        positions = max(positions, least * MR)
     positions = shortened(g, positions, least, lines * (panels if few else 1), flop)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(parts, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
@@ -265,8 +274,10 @@ def gathered_blocks(g: np.ndarray, elements: Elements, flop: float, few: bool) -
     filters in shares, whichever are more."""
     least, size = int(g["rows"][0]), window_pitch(g, elements)
     positions = max(1, positions_of(g))
-    room = processor.caches().L2_bytes // 2 // np.dtype(elements.dtype).itemsize
+    itemsize = np.dtype(elements.dtype).itemsize
+    room = processor.caches().L2_bytes // 2 // itemsize
     rows = least * max(1, min(8, room // max(1, size * least)))
+    rows = max(rows, worth_reading(int((g["panels"] * g["NR"])[0]) * size * itemsize))
     blocks = 1 if few else max(1, positions // rows)
     cores, groups = processor.cores(), int(g["groups"][0])
     if groups * blocks > cores and not few:

@@ -132,7 +132,9 @@ def runs_block(elements):
     input_of = inputs(elements)
     compute, KEEPS = computes(elements), int(elements.output == elements.dtype)
     compute_rows = computes_rows(vec_of(elements.dtype, processor.vector_bytes()), compute)
-    ROOM = processor.caches().L1_bytes // 2 // np.dtype(elements.dtype).itemsize
+    itemsize = np.dtype(elements.dtype).itemsize
+    ROOM = processor.caches().L1_bytes // 2 // itemsize
+    PANELS_ROOM = processor.caches().L2_bytes // 4 // itemsize
 
     @kernel
     def run(data, panels, block):
@@ -144,8 +146,10 @@ def runs_block(elements):
         first = block.p0 * g.NR
         filters = min(block.p1 * g.NR, g.O) - first
         many = filters
-        if g.panel_channels > 0 and g.K[1] > 1 and block.lines > 1:  # the next line finds in L1
-            shared = (w.h.k1 - w.h.k0) * w.w.rows * g.panel_channels  # what it shares with this one
+        if block.lines > 1 and g.panel_channels == 0:  # the next line finds the panels in L2
+            many = max(1, PANELS_ROOM // max(1, panel_size)) * g.NR
+        elif block.lines > 1 and g.K[1] > 1:  # the next line finds in L1 what it shares with this
+            shared = (w.h.k1 - w.h.k0) * w.w.rows * g.panel_channels
             many = max(1, ROOM // max(1, shared)) * g.NR
         for group in range(block.g0, block.g1):
             if group > block.g0 and not w.in_place:

@@ -26,7 +26,6 @@ TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
 WITHIN = 1.6  # lines of memory that others would write past them
 APART = 0.015  # more for each row of a tile that shares lines with others: a stream of its own
 KEPT_SUMS = 32  # multiply-adds of an output; more take so long that writing is hidden
-PANEL_ROWS = 8  # rows that compute as long as it takes to read a panel from there
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ class Choice:
             lanes * self._slowdown(tile.shape[0], TAIL_CYCLES / cycles)
             for tile, lanes in self.parts
         )
-        return took * self._idle() * self._reading() * self._writing()
+        return took * self._idle() * self._writing()
 
     def _slowdown(self, MR: int, tail: float) -> float:
         """How much longer tiles of MR rows take than their lanes say."""
@@ -155,14 +154,6 @@ class Choice:
         blocks = p.groups * max(1, blocks)
         largest = weight(p, self.tile) * -(-blocks * self.panels // cores)
         return max(1.0, largest * cores / (blocks * self.lanes))
-
-    def _reading(self) -> float:
-        """How much longer it takes to read panels that L2 does not hold, where few rows compute
-        less than that takes."""
-        p = self.p
-        panel = math.prod(p.K) * p.C // p.groups * columns(p, self.tile) * itemsize_of(p)
-        fits = panel <= processor.caches().L2_bytes * 3 // 4
-        return 1.0 if fits else max(1.0, PANEL_ROWS / self.tile.shape[0])
 
     def _writing(self) -> float:
         """How much longer it takes to write outputs that no cache holds, where not past the

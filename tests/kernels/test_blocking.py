@@ -103,3 +103,12 @@ def test_groups_of_a_block_have_panels_that_stay_in_L2(channels):
     parts = int(schedule.geometry["group_blocks"][0])
     most = blocking.PART_OF_L2 * processor.caches().L2_bytes
     assert parts == 16 or 4 * schedule.panels / parts <= 1.01 * most
+
+
+@pytest.mark.parametrize(("N", "L"), [(1, 30000), (6000, 5)], ids=["by line", "gathered"])
+def test_panels_from_memory_meet_many_positions(N, L):
+    """Where no cache holds the filters, a block reads them for so many that it seldom waits."""
+    filters = processor.far_bytes() // (4 * 3 * 1024) + 1000
+    g = plan(Shape(N, L, 1024, filters, 3, padding=1).problem(), "direct").schedule.geometry
+    assert g["panel_blocks"][0] == 1 and g["blocks"][0] > processor.cores()
+    assert blocking.positions_of(g) // g["blocks"][0] >= blocking.FROM_MEMORY * 3 // 4
