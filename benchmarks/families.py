@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from mlxconv.bench.shapes import Shape
 
 FLOP_RANGE = 1e5, 4e9
+MOST_FLOP = {"wide": 2e10}  # of families that are larger
 MOST_BYTES = 200 << 20  # of input, weight and output
 ODD_CHANNELS = (1, 2, 3, 4, 6, 10, 12, 20, 25, 40, 50, 80, 100, 300)
 TAPS = (2, 3, 3, 3, 4, 5, 5, 7, 9, 11, 15)
@@ -51,6 +52,19 @@ def dense(rng: random.Random) -> Shape:
 
 def pointwise(rng: random.Random) -> Shape:
     return dense(rng)._replace(K=1, padding=0)
+
+
+def wide(rng: random.Random) -> Shape:
+    """Layers of transformers and of vocoders, whose filters fill the caches or do not fit them."""
+    K = rng.choice((1, 1, 1, 3, 5, 9))
+    return Shape(
+        N=rng.choice((1, 1, size(rng, 1, 16))),
+        L=size(rng, 50, 4000),
+        C_in=size(rng, 512, 5120) // 64 * 64,
+        C_out=size(rng, 256, 5120) // 64 * 64,
+        K=K,
+        padding=padding(rng, K - 1),
+    )
 
 
 def strided(rng: random.Random) -> Shape:
@@ -144,6 +158,7 @@ FAMILIES = {
         short,
         many_small,
         fir,
+        wide,
     )
 }
 
@@ -174,15 +189,14 @@ def _endless(family: str, seed: int) -> Iterator[Shape]:
     rng = random.Random(f"{family} {seed}")
     while True:
         shape = FAMILIES[family](rng)
-        if _is_usual(shape):
+        if _is_usual(shape, MOST_FLOP.get(family, FLOP_RANGE[1])):
             yield shape
 
 
-def _is_usual(shape: Shape) -> bool:
+def _is_usual(shape: Shape, most_flop: float) -> bool:
     """Whether it is a convolution, and neither too small nor too large to measure."""
     try:
         problem = shape.problem()
     except ValueError:  # the window is longer than the input
         return False
-    lo, hi = FLOP_RANGE
-    return lo <= problem.flop <= hi and shape.bytes_moved() <= MOST_BYTES
+    return FLOP_RANGE[0] <= problem.flop <= most_flop and shape.bytes_moved() <= MOST_BYTES
