@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import threading
+import time
 from typing import ClassVar
 
 import numpy as np
@@ -252,7 +254,6 @@ class Pretender:
 def held(monkeypatch):
     """A function that holds a contest of pretenders and returns its Result."""
     monkeypatch.setattr(contest, "Worker", Pretender)
-    monkeypatch.setattr(contest, "PAUSE_SECONDS", 0)
 
     def hold(rounds=6, **behaviour):
         monkeypatch.setattr(Pretender, "behaviour", behaviour)
@@ -467,3 +468,17 @@ def test_idle_threads_are_left_to_each_library(monkeypatch, held):
     monkeypatch.setattr(shapes, "named", lambda: {"small": SMALL})
     main(["bench", "--against", "none", "--seconds", "0.01"])
     assert "OMP_WAIT_POLICY" not in os.environ
+
+
+def test_an_engine_rests_before_the_next_one_runs():
+    """Threads that spin after a call are waited for: they would slow down others."""
+
+    def spin():
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    workers.rest()
+    assert not thread.is_alive()

@@ -18,7 +18,6 @@ from mlxconv.sampling import largest_error
 TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-9}
 LEAST_ROUNDS = 5
 TRIAL_ROUNDS = 2  # after which those that cannot win are left out
-PAUSE_SECONDS = 0.003  # between engines: threads that spin after work stop doing so
 HOPELESS = 2.5  # a layout that much slower than another of its engine gets no third round
 AGREE = 1.05  # times the best: as good as it
 EXTENSION = 2  # times the seconds asked for, until the best rounds agree
@@ -138,7 +137,6 @@ class Contest:
         while not enough():
             for engine in order:
                 if live.get(engine):
-                    time.sleep(PAUSE_SECONDS)
                     self._turn(result, engine, live)
             order.append(order.pop(0))
             done += 1

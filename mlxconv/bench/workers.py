@@ -17,6 +17,7 @@ and of the worker of our own engine:
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -29,6 +30,7 @@ from mlxconv.bench import gradients
 from mlxconv.bench.engines import ENGINES, Contender, Task
 from mlxconv.bench.shapes import Shape
 
+REST_SECONDS = 0.5  # at the most, until the threads of an engine stand still
 PATIENCE_SECONDS = 180.0  # for one answer; compiling may take long, hanging should not
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -122,7 +124,20 @@ def serve(connection: "Connection[Any, Any]", engine: str, threads: int) -> None
                 answer = (True, desk.answer(*request))
             except Exception as error:
                 answer = (False, _words(error))
+            rest()
             connection.send(answer)
+
+
+def rest() -> None:
+    """Return when no thread of this process works any longer.  Those of some libraries spin after a
+    call, PyTorch's and ours for 10 ms, ONNX Runtime's for 60: as long as whoever is next may take,
+    on the same cores."""
+    end = time.perf_counter() + REST_SECONDS
+    while time.perf_counter() < end:
+        worked = time.process_time()
+        time.sleep(REST_SECONDS / 250)
+        if time.process_time() - worked < REST_SECONDS / 1000:
+            return
 
 
 class Desk:
