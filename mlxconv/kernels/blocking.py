@@ -254,9 +254,18 @@ def window_pitch(g: np.ndarray, elements: Elements) -> int:
 PANELS_OF_INPUT = 4  # a part has as many as the input it copies: an eighth of the time to pack them
 
 
+def share_panels(g: np.ndarray, panel_bytes: int, copied_bytes: int) -> None:
+    """Set the parts of the panels that few positions meet, each packed by the worker that uses it,
+    and fewer blocks of these where L2 does not hold a part, unless shares would not be equal."""
+    parts = g["panel_blocks"] = panel_blocks(g, panel_bytes, copied_bytes)
+    if parts % processor.cores() == 0:
+        positions = worth_reading(int(g["panels"][0]) * panel_bytes // parts)
+        g["blocks"] = min(int(g["blocks"][0]), max(1, int(g["out"][0, 2]) // positions))
+
+
 def panel_blocks(g: np.ndarray, panel_bytes: int, copied_bytes: int) -> int:
-    """Parts of the panels, each packed by the worker that uses it, which then has it in L2; fewer
-    if every part copies so much of the input again."""
+    """As many parts as L2 has room for each; fewer if every part copies so much of the input
+    again."""
     jobs, panels = int(g["groups"][0]) * int(g["blocks"][0]), int(g["panels"][0])
     cores = processor.cores()
     if copied_bytes:

@@ -230,12 +230,13 @@ def _blocked(
             blocking.stay_or_copy(g, lanes_of(p), itemsize)
         g["in_place"] = layout.edge is not None and g["stays"] and not elements.converts
         blocking.line_blocks(g, window, elements, work, few)
-        strip = share_lines(g, elements)
     if few:
         panel_bytes = window * int(g["NR"][0]) * itemsize
         copies = not gathers and (elements.converts or blocking.meets_padding(p))
         x_bytes = p.N * math.prod(p.L) * p.C * itemsize
-        g["panel_blocks"] = blocking.panel_blocks(g, panel_bytes, x_bytes if copies else 0)
+        blocking.share_panels(g, panel_bytes, x_bytes if copies else 0)
+    if not gathers:
+        strip = share_lines(g, elements)
     if layout.over_groups:
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
     if layout.by_filter or g["overlaps"][0]:

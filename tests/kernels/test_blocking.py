@@ -112,3 +112,14 @@ def test_panels_from_memory_meet_many_positions(N, L):
     g = plan(Shape(N, L, 1024, filters, 3, padding=1).problem(), "direct").schedule.geometry
     assert g["panel_blocks"][0] == 1 and g["blocks"][0] > processor.cores()
     assert blocking.positions_of(g) // g["blocks"][0] >= blocking.FROM_MEMORY * 3 // 4
+
+
+def test_parts_from_memory_meet_all_positions():
+    """Few parts, as each copies the input: where no cache holds one, it is read once."""
+    panel_bytes, cores = 4 * 3 * 4352 * 16, processor.cores()
+    filters = 16 * cores * (processor.far_bytes() // panel_bytes + 2)
+    schedule = plan(Shape(1, 100, 4352, filters, 3, padding=1).problem(), "direct").schedule
+    g = schedule.geometry
+    parts = int(g["panel_blocks"][0])
+    assert parts % cores == 0 < parts
+    assert g["blocks"][0] == 1 or 4 * schedule.panels // parts <= processor.far_bytes()
