@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from mlxconv.bench.shapes import Shape
 
-FLOP_RANGE = 1e5, 4e9
-MOST_FLOP = {"wide": 2e10}  # of families that are larger
+LEAST_FLOP, MOST_FLOP = 1e5, 4e9
+MOST_FLOP_OF = {"wide": 2e10}  # families that are larger
 MOST_BYTES = 200 << 20  # of input, weight and output
 ODD_CHANNELS = (1, 2, 3, 4, 6, 10, 12, 20, 25, 40, 50, 80, 100, 300)
 TAPS = (2, 3, 3, 3, 4, 5, 5, 7, 9, 11, 15)
@@ -189,7 +189,7 @@ def _endless(family: str, seed: int) -> Iterator[Shape]:
     rng = random.Random(f"{family} {seed}")
     while True:
         shape = FAMILIES[family](rng)
-        if _is_usual(shape, MOST_FLOP.get(family, FLOP_RANGE[1])):
+        if _is_usual(shape, MOST_FLOP_OF.get(family, MOST_FLOP)):
             yield shape
 
 
@@ -199,4 +199,4 @@ def _is_usual(shape: Shape, most_flop: float) -> bool:
         problem = shape.problem()
     except ValueError:  # the window is longer than the input
         return False
-    return FLOP_RANGE[0] <= problem.flop <= most_flop and shape.bytes_moved() <= MOST_BYTES
+    return LEAST_FLOP <= problem.flop <= most_flop and shape.bytes_moved() <= MOST_BYTES

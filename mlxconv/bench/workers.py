@@ -31,6 +31,7 @@ from mlxconv.bench.engines import ENGINES, Contender, Task
 from mlxconv.bench.shapes import Shape
 
 REST_SECONDS = 0.5  # at the most, until the threads of an engine stand still
+LOOK_SECONDS = 0.002  # between looks whether they do
 PATIENCE_SECONDS = 180.0  # for one answer; compiling may take long, hanging should not
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -135,8 +136,8 @@ def rest() -> None:
     end = time.perf_counter() + REST_SECONDS
     while time.perf_counter() < end:
         worked = time.process_time()
-        time.sleep(REST_SECONDS / 250)
-        if time.process_time() - worked < REST_SECONDS / 1000:
+        time.sleep(LOOK_SECONDS)
+        if time.process_time() - worked < LOOK_SECONDS / 4:
             return
 
 

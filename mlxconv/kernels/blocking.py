@@ -179,9 +179,14 @@ GROUP_CYCLES = 500  # the same for each group of it
 PART_OF_L2 = 0.375
 
 
+def are_from_memory(panels_bytes: int) -> bool:
+    """Whether no cache holds panels of so many bytes until the next block."""
+    return panels_bytes > processor.far_bytes()
+
+
 def worth_reading(panels_bytes: int) -> int:
     """The positions of a block that panels of so many bytes are read for."""
-    if panels_bytes > processor.far_bytes():
+    if are_from_memory(panels_bytes):
         return FROM_MEMORY
     return FROM_L3 if panels_bytes > processor.caches().L2_bytes else 1
 
