@@ -17,7 +17,8 @@ Memory      lines of an output that no cache holds are asked for a tile ahead: t
             is a stream of its own.  Of an input that comes from memory each step of a sum asks for
             a line of what the next tile reads, 0.5 to 0.95 of the time, until that is done: the
             branch also keeps LLVM from computing two steps at once, for which 10x2 spilled and took
-            twice as long.  Tiles of narrow groups ask for what later groups read.
+            twice as long.  Tiles of narrow groups ask for what later groups read, those that meet
+            filters in pieces for the next.
 Places      are stepped from tile to tile: to compute each took up to 1.1x, where windows are short.
 Order       every output is one chain of multiply-adds over runs in order and elements in order,
             whatever the tile, the block or the number of threads.
@@ -29,11 +30,22 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
+from mlxconv.kernels.geometry import NEXT, NEXT_STEP
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, schedule_of
 from mlxconv.kernels.tiling import fastest
 from mlxconv.simd.static import kernel, registers, static_range
-from mlxconv.simd.words import broadcast, fma, load, prefetch, store, store_n, stream, zero
+from mlxconv.simd.words import (
+    broadcast,
+    fma,
+    load,
+    prefetch,
+    prefetch_at,
+    store,
+    store_n,
+    stream,
+    zero,
+)
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -80,11 +92,13 @@ def tiles() -> tuple[Tile, ...]:
 
 
 @lru_cache
-def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
+def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0, PIECES_AHEAD=0):
     """The three inner loops, around a register tile of MR positions x NV vectors; see outputs.py
     for STREAMS.  What the group or the tile reads that is so many AHEAD, its last tap, is asked
-    for: of a group at once, of a tile line by line."""
-    LANES, NR = vec.lanes, NV * vec.lanes
+    for: of a group at once, of a tile line by line.  With PIECES_AHEAD it adds to what y holds,
+    tile behind tile, and each tile asks for so many rows of the next piece, see pieces.py."""
+    LANES, NR, BYTES = vec.lanes, NV * vec.lanes, vec.dtype.itemsize
+    NEXT_, NEXT_STEP_, LAST = NEXT, NEXT_STEP, max(0, NR - PIECES_AHEAD)
     are_far = far_outputs(NR, STREAMS, vec)
 
     @kernel
@@ -105,7 +119,8 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
             for j in range(0, inner, inner_step):  # second loop: tiles, the last one overlapping
                 if j > positions - MR and not rows_first:
                     x_l -= (j - (positions - MR)) * x.step
-                    at -= (j - (positions - MR)) * y.step
+                    if not PIECES_AHEAD:
+                        at -= (j - (positions - MR)) * y.step
                 ahead = x_l + TILES_AHEAD * MR * x.step
                 if (GROUPS_AHEAD or TILES_AHEAD) and runs.count > 0:
                     ahead += runs.table[2 * runs.count - 2] + GROUPS_AHEAD * runs.length
@@ -116,14 +131,23 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0):
                     for m in static_range(MR, 2 * MR):
                         for v in static_range(NV):
                             prefetch(vec, y.a, at + m * y.step + v * LANES)
+                if PIECES_AHEAD:
+                    part = min(j // MR * PIECES_AHEAD, LAST)
+                    next_step = runs.table[NEXT_STEP_]
+                    next_at = runs.table[NEXT_] + part * next_step
                 for m in static_range(MR):
                     for v in static_range(NV):
-                        acc[m, v] = zero(vec)
+                        if PIECES_AHEAD:
+                            acc[m, v] = load(vec, y.a, at + m * y.step + v * LANES)
+                        else:
+                            acc[m, v] = zero(vec)
                 for r in range(runs.count):  # first loop: contiguous pieces of the window
                     x_r = x_l + runs.table[2 * r]
                     w_r = panel_o + runs.table[2 * r + 1] * NR
                     asked = runs.table[2 * r + 1] * LANES  # before this run, of MR rows
                     for s in range(runs.length):  # one rank-1 update of the tile
+                        for n in static_range(PIECES_AHEAD):
+                            prefetch_at(next_at + n * next_step + s * BYTES)
                         for v in static_range(NV):
                             w[v] = load(vec, panel.a, w_r + s * NR + v * LANES)
                         for m in static_range(MR):
@@ -161,6 +185,7 @@ def schedule(p: "Problem") -> Schedule:
     layout = Layout(
         phases=best.phases,
         narrow=best.narrow,
+        takes_pieces=True,
         may_stream=True,
         keeps_rows=best.keeps_rows,
         ahead=AHEAD,

@@ -65,11 +65,12 @@ GEOMETRY = np.dtype(
         ("MR", "i8"),  # positions of a register tile
         ("rows", "i8"),  # of the smallest block: enough for the narrow tile, too
         ("NR", "i8"),  # filters of a register tile, and of a panel
+        ("narrow_MR", "i8"),  # positions of the narrow tile
         ("narrow_NR", "i8"),  # of the narrow tile, for filters that are left over; 0 without one
         ("tile", "i8"),  # address of the micro-kernel
         ("narrow", "i8"),  # address of that of the narrow tile
         ("strips", "i8"),  # address of what copies a block's input
-        ("pack", "i8"),  # of what packs a panel
+        ("pack", "i8"),  # of what packs a panel, or rows of it
         ("run", "i8"),  # of what computes a block
         ("edge", "i8"),  # of the micro-kernel of one position
         ("lines", "i8"),  # of what computes a block whose lines are read where they lie
@@ -79,6 +80,7 @@ GEOMETRY = np.dtype(
         ("classes", "i8"),  # of taps of a line that meet rows of their own, see channels_first.py
         ("class_step", "i8"),  # positions from one tap of a class to the next
         ("panels", "i8"),  # panels of NR filters in a group
+        ("piece", "i8"),  # rows of a panel that are packed and met at a time, see pieces.py; 0: all
         ("panel_channels", "i8"),  # ... from one panel to the next: 0, over groups those it meets
         ("panel_blocks", "i8"),  # parts the panels are split into, when the lines are few
         ("group_blocks", "i8"),  # parts the groups are split into
@@ -113,7 +115,8 @@ SUSPECT = 0  # the counter that is a flag
 FILTERS, OUTPUTS = 1, 2  # whose infinities may have met a zero that is not of the data
 # where among its runs a worker keeps whose filters and what input it has, and of which part
 PACKED, COPIED, PART = -1, -2, -3
-KEPT = 3
+NEXT, NEXT_STEP = -4, -5  # the address of what tiles ask for, and bytes to what the next does
+KEPT = 5
 
 
 class Block(NamedTuple):
@@ -213,10 +216,10 @@ def data_type(elements):
 
 @lru_cache
 def pack_call(elements):
-    """The word that packs a panel: call(address, data, unit, panels, to)."""
+    """The word that packs rows of a panel: call(address, data, unit, lo, hi, panels, to)."""
     data = data_type(elements)
     panels = numba.typeof(np.empty(1, elements.dtype))
-    return caller(f"pack_{elements.name}", data, types.intp, panels, types.intp)
+    return caller(f"pack_{elements.name}", data, *(types.intp,) * 3, panels, types.intp)
 
 
 @lru_cache

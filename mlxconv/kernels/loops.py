@@ -28,6 +28,7 @@ from mlxconv.kernels.geometry import (
     PACKED,
     SLIDES,
     SUSPECT,
+    Block,
     Panels,
     block_call,
     inside,
@@ -113,12 +114,15 @@ def packs_once(elements):
         g, part = data.geometry[0], 1 + g0 * data.geometry[0].panels + p0
         if data.panels.size > 0:
             return Panels(data.panels, 0, g.panels)
-        size, count = g.K[0] * g.K[1] * g.K[2] * g.C * g.NR, p1 - p0
+        if g.piece > 0:  # each when it is met
+            return Panels(data.scratch, g.panels_at, 0)
+        rows, count = g.K[0] * g.K[1] * g.K[2] * g.C, p1 - p0
+        size = rows * g.NR
         own = Panels(data.scratch, g.panels_at - (g0 * count + p0) * size, count)
         if data.runs[PACKED] != part:
             for i in range((g1 - g0) * count):
                 unit = (g0 + i // count) * g.panels + p0 + i % count
-                call_pack(g.pack, data, unit, own.a, g.panels_at + i * size)
+                call_pack(g.pack, data, unit, 0, rows, own.a, g.panels_at + i * size)
             data.runs[PACKED] = part
         return own
 
@@ -230,7 +234,7 @@ def blocks(elements, vec):
                 call_run(g.lines, data, panels, block)
             else:
                 for i in range(3):  # its parts before, inside and behind the middle of the input
-                    part = part_of(g, block, i, stays)
+                    part = part_of(g, block, i, stays and g.piece == 0)
                     if part.rows > 0:
                         call_run(g.run, data, panels, part)
 
@@ -242,7 +246,7 @@ def gathered(elements, vec):
     """The range kernel over blocks of positions that lie anywhere, for lines shorter than a tile:
     each window is copied, one behind the other, zeros where it meets padding."""
     gather, compute = gathers(elements, vec), computes(elements)
-    strip_of = strip_views(elements)
+    strip_of, call_run = strip_views(elements), block_call(elements)
     packed_filters = packs_once(elements)
 
     @kernel
@@ -264,6 +268,11 @@ def gathered(elements, vec):
                 data.runs[COPIED] = windows
             p0, p1 = part * g.panels // g.panel_blocks, (part + 1) * g.panels // g.panel_blocks
             panels = packed_filters(data, group, group + 1, p0, p1)
+            if g.piece > 0:
+                to = l0 * g.y_step[2]
+                whole = Block(0, 0, 0, 1, 0, l1 - l0, to, group, group + 1, p0, p1)
+                call_run(g.run, data, panels, whole)
+                continue
             x = Rows(strip_of(data), p0 * g.panel_channels, g.pitch)
             y = Rows(data.y, l0 * g.y_step[2] + group * g.O + p0 * g.NR, g.y_step[2])
             panel = Rows(panels.a, panels.at + (group * panels.step + p0) * panel_size, panel_size)

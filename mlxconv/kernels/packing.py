@@ -141,44 +141,49 @@ def packers(elements, vec):
             v += n
 
     @kernel
-    def pack_run(data, unit, source, panels, to, NR, filters):
-        """panels[to + s*NR + j] = w[source + filter of column j + s*w_channel] for s of a run."""
+    def pack_run(data, unit, source, lo, hi, panels, to, NR, filters):
+        """panels[to + s*NR + j] = w[source + filter of column j + (lo + s)*w_channel], for elements
+        [lo, hi) of a run."""
         g, w, O = data.geometry[0], data.w, data.geometry[0].O // data.geometry[0].banks
         group, first = unit // g.panels, unit % g.panels * g.NR
         first = min(first, g.O - g.NR) if g.overlaps else first
         source += group * (g.w_group if g.w_group else O * g.w_filter)
+        source += 1 - hi if g.w_turned else lo * g.w_channel
+        size = hi - lo
         if NR == 1 and g.w_channel == 1 and not g.w_turned:
             source += first // O * g.w_bank + first % O * g.w_filter
-            pack_rows(w, source, 0, panels, to, 1, g.w_run, g.w_run)
+            pack_rows(w, source, 0, panels, to, 1, size, size)
             return
         if g.w_filter == 1 and g.banks == 1 and (g.w_channel != 1 or g.w_run == 1):
-            pack_rows(w, source + first, g.w_channel, panels, to, g.w_run, NR, filters)
+            pack_rows(w, source + first, g.w_channel, panels, to, size, NR, filters)
             return
-        last = g.w_run - 1
-        source -= last if g.w_turned else 0
-        row, step = to + (last * NR if g.w_turned else 0), -NR if g.w_turned else NR
-        for s in range(0, g.w_run, PIECE_):
-            S, at = min(PIECE_, g.w_run - s), source + s * g.w_channel
+        row, step = to + ((size - 1) * NR if g.w_turned else 0), -NR if g.w_turned else NR
+        for s in range(0, size, PIECE_):
+            S, at = min(PIECE_, size - s), source + s * g.w_channel
             pack_piece(g, w, at, first, filters, S, panels, row + s * step, step)
 
     @kernel
-    def pack_panel(data, unit, panels, to):
-        """panels[to + row*NR + j] = w[filter of column j, row - first row of its bank], for panel
-        `unit`, counted over all groups.  Those that are not finite make the call suspect if it
-        `checks` filters: a zero of the padding that meets one is a NaN that must not be."""
+    def pack_panel(data, unit, lo, hi, panels, to):
+        """panels[to + row*NR + j] = w[filter of column j, lo + row - first row of its bank], for
+        rows [lo, hi) of panel `unit`, counted over all groups.  Those that are not finite make the
+        call suspect if it `checks` filters: a zero of the padding that meets one is a NaN that must
+        not be."""
         g = data.geometry[0]
         lines, line, taps = g.K[0] * g.K[1], g.K[2] * g.C, g.weights // g.C
         first = min(unit % g.panels * g.NR, g.O - g.NR) if g.overlaps else unit % g.panels * g.NR
         filters = min(g.NR, g.O - first)
         NR = g.narrow_NR if g.narrow_NR and filters < g.NR else g.NR
         if filters < NR or g.bank_rows > 0:
-            clear(panels, to, lines * line * NR)
+            clear(panels, to, (hi - lo) * NR)
         for tap in range(0, lines * taps, g.w_run // g.C):  # taps that lie without gaps are one run
             i, k = tap // taps, tap % taps
             source = i // g.K[1] * g.w_step[0] + i % g.K[1] * g.w_step[1] + k * g.w_step[2]
-            at = to + (i * line + k * g.C) * NR
-            pack_run(data, unit, g.w_offset + source, panels, at, NR, filters)
-        if g.checks == FILTERS_ and not is_finite(panels, to, 1, 0, lines * line * NR):
+            row = i * line + k * g.C
+            start, end = max(0, lo - row), min(g.w_run, hi - row)
+            if start < end:
+                at = to + (row + start - lo) * NR
+                pack_run(data, unit, g.w_offset + source, start, end, panels, at, NR, filters)
+        if g.checks == FILTERS_ and not is_finite(panels, to, 1, 0, (hi - lo) * NR):
             data.counters[SUSPECT] = 1
 
     return pack_panel
@@ -193,8 +198,8 @@ def packs(elements):
     def pack_panels(data, lo, hi):
         """Panels [lo, hi), one behind the other, in the memory that all workers share."""
         g = data.geometry[0]
+        rows = g.K[0] * g.K[1] * g.K[2] * g.C
         for unit in range(lo, hi):
-            to = unit * g.K[0] * g.K[1] * g.K[2] * g.C * g.NR
-            call_pack(g.pack, data, unit, data.panels, to)
+            call_pack(g.pack, data, unit, 0, rows, data.panels, unit * rows * g.NR)
 
     return pack_panels

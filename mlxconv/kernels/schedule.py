@@ -28,6 +28,7 @@ from mlxconv.kernels.geometry import (
 from mlxconv.kernels.layouts import across_groups, in_phases
 from mlxconv.kernels.loops import blocks, gathered, runs_block, runs_lines, tile_call
 from mlxconv.kernels.packing import packers, packs
+from mlxconv.kernels.pieces import runs_gathered, runs_pieces
 from mlxconv.kernels.sharing import share_lines
 from mlxconv.kernels.window import strip_copies, strips_call
 from mlxconv.simd.address import address_of
@@ -137,6 +138,7 @@ class Layout(NamedTuple):
     narrow: Tile | None = None  # of fewer vectors, for filters that are left over
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
     by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
+    takes_pieces: bool = False  # whether there are tiles that add to the sums of other PIECES
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
     keeps_rows: bool = False  # whether rows are kept until they fill lines that are written so
     ahead: Mapping[str, int] = {}  # what tiles ask for ahead of the input, and how far
@@ -154,6 +156,8 @@ def schedule_of(
     g = _tiled(p, tile, layout, elements)
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
     strip, few, work = _blocked(p, g, tile, layout, elements)
+    if in_pieces := bool(g["piece"][0]):
+        micro_kernel = partial(micro_kernel, PIECES_AHEAD=blocking.rows_ahead(g))
     split, by_line = _split(g), bool(g["tiles"][0])
     written = math.prod(p.output_shape)
     moved = math.prod(p.input_shape) + written
@@ -177,7 +181,7 @@ def schedule_of(
     panel_bytes = panels * np.dtype(elements.dtype).itemsize
     # a line that another core has written takes five times as long to read as to pack
     alone = few or parts >= processor.cores() or blocking.fit_side_by_side(panel_bytes)
-    own = _scratch(g, strip, vec.lanes)
+    own, rows = _scratch(g, strip, vec.lanes), math.prod(_parts_of_job(g)) * window
     suspects = layout.phases > 1 or blocking.meets_padding(p)
     if suspects:
         few = written < panels or layout.phases > 1  # which may pad filters
@@ -187,10 +191,10 @@ def schedule_of(
         g,
         steps=(packing, computing),
         tile=" and ".join(t.name(elements) for t in tiles),
-        parts=tuple(_parts(elements, vec, kernels, by_line)),
+        parts=tuple(_parts(elements, vec, kernels, by_line, in_pieces)),
         panels=panels,
         shared=0 if alone else panels,
-        scratch=own + alone * (math.prod(_parts_of_job(g)) * window * NR + vec.lanes),
+        scratch=own + alone * ((int(g["piece"][0]) or rows) * NR + vec.lanes),
         runs=2 * math.prod(g["K"][0].tolist()) + KEPT,
         split=split,
         by_line=by_line,
@@ -207,6 +211,7 @@ def _tiled(p: "Problem", tile: Tile, layout: Layout, elements: Elements) -> np.n
     g["MR"], narrow = tile.shape[0], layout.narrow
     g["rows"] = max(t.shape[0] for t in (tile, narrow) if t)
     if narrow:
+        g["narrow_MR"] = narrow.shape[0]
         g["narrow_NR"] = narrow.shape[1] * narrow.vec(elements).lanes
     g["NR"], g["panels"], g["tap_block"] = NR, -(-int(g["O"][0]) // NR), layout.tap_block
     return g
@@ -223,6 +228,9 @@ def _blocked(
     gathers = blocking.gathers(g, tile.shape[0], itemsize)
     work = _work(g, window, layout.over_groups > 0, gathers)
     few = shares and blocking.meets_few(g, window, elements, gathers)
+    if few and layout.takes_pieces and elements.output == elements.dtype:
+        g["piece"] = blocking.piece_rows(g, window, itemsize)
+        gathers = gathers or (g["piece"][0] > 0 and blocking.lines_of(g) > 1)
     if gathers:
         strip = blocking.gathered_blocks(g, elements, work, few)
     else:
@@ -269,12 +277,16 @@ def _scratch(g: np.ndarray, strip: int, lanes: int) -> int:
     kept = 0 if g["tiles"][0] else rows * filters
     if g["keeps_rows"][0]:
         kept = 2 * (rows * filters + CACHE_LINE_BYTES)
+    if g["piece"][0]:  # in tiles, one behind the other
+        kept = (max(rows, blocking.block_rows(g, bool(g["tiles"][0]))) + rows) * filters
     g["block_at"] = strip = -(-strip // lanes) * lanes
     g["panels_at"] = own = strip + -(-kept // lanes) * lanes
     return own
 
 
-def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -> Iterator[Part]:
+def _parts(
+    elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool, in_pieces: bool
+) -> Iterator[Part]:
     """What the range kernels call by address, with these tiles."""
     for field, kernel in tiles.items():
         yield Part(field, kernel, tile_call(elements))
@@ -283,7 +295,9 @@ def _parts(elements: Elements, vec: Any, tiles: dict[str, Any], by_line: bool) -
     yield Part("pack", packers(elements, vec), pack_call(elements))
     if by_line:
         yield Part("strips", strip_copies(elements, vec), strips_call(elements))
-        yield Part("run", runs_block(elements), block_call(elements))
+    if by_line or in_pieces:
+        run = (runs_pieces if by_line else runs_gathered) if in_pieces else runs_block
+        yield Part("run", run(elements), block_call(elements))
 
 
 TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds

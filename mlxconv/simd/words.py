@@ -158,6 +158,26 @@ def _prefetch(context, builder, sig, args):
     return context.get_dummy_value()
 
 
+def prefetch_at(address):
+    """Have the cache line at this address brought to L1, to be read; a hint, for any address."""
+    return
+
+
+@lowers(prefetch_at, lambda address: _check_address(address))
+def _prefetch_at(context, builder, sig, args):
+    address = context.cast(builder, args[0], sig.args[0], types.intp)
+    p = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [p, i32(0), i32(3), i32(1)])
+    return context.get_dummy_value()
+
+
+def _check_address(address):
+    """The typing rule of `prefetch_at`."""
+    if not isinstance(address, types.Integer):
+        raise TypingError(f"an address is an integer, got {address}")
+    return types.void
+
+
 def store_n(v, a, i, n):
     """Write the first n lanes of `v` to a[i], ..., a[i+n-1] and nothing behind them; n may be
     less than 0, none, or more than there are, all."""

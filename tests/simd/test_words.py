@@ -31,6 +31,7 @@ from mlxconv.simd.words import (
     load,
     load_n,
     prefetch,
+    prefetch_at,
     starts_line,
     store,
     store_n,
@@ -48,7 +49,7 @@ WORDS = {
     if inspect.isfunction(value)
     and value.__module__ == module.__name__
     and not name.startswith("_")
-    and name != "fetch_add"  # it has no vectors; tested at the end
+    and name not in ("fetch_add", "prefetch_at")  # they have no vectors; tested at the end
 }
 OFFSETS = (0, 1, 3, 5)  # in elements, none but the first aligned to a vector
 
@@ -561,6 +562,45 @@ def test_fetch_add_means_what_it_says():
 def test_fetch_add_counts_in_int64(bad):
     with pytest.raises(TypingError, match="a counter is an element of a flat int64 array"):
         taken(1, 1, kernel(no_cpython_wrapper=False))(bad, np.zeros(3, np.int64))
+
+
+# ---------------------------------------------------------------- prefetch_at
+
+
+def asking(called=kernel):
+    @called
+    def ask(address, y):
+        prefetch_at(address)
+        prefetch_at(address + 4096)
+        y[0] += 1
+
+    return ask
+
+
+@needs_guard_pages
+@pytest.mark.parametrize("address", (0, -1, 1 << 62, "of an array", "of pages without access"))
+def test_any_address_may_be_asked_for(address):
+    a, y = guarded(np.zeros(16), "end"), np.zeros(1)
+    places = {"of an array": a.ctypes.data, "of pages without access": a.ctypes.data + a.nbytes}
+    ask = asking(kernel(no_cpython_wrapper=False))
+
+    def act():
+        ask(places.get(address, address), y)
+        assert y[0] == 1
+
+    ask(a.ctypes.data, np.zeros(1))
+    assert fate(act) == "ok"
+
+
+def test_an_address_is_an_integer():
+    with pytest.raises(TypingError, match="an address is an integer, got float64"):
+        asking(kernel(no_cpython_wrapper=False))(1.0, np.zeros(1))
+
+
+def test_to_ask_means_nothing_without_jit():
+    y = np.zeros(1)
+    asking(lambda function: function)(0, y)
+    assert y[0] == 1
 
 
 # ---------------------------------------------------------------- parts of a vector
