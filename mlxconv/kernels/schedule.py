@@ -12,7 +12,7 @@ import numpy as np
 from mlxconv import processor, workspace
 from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.forks import cached_property
-from mlxconv.kernels import blocking
+from mlxconv.kernels import blocking, few_positions
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.entry import parallel, serial
 from mlxconv.kernels.geometry import (
@@ -157,7 +157,7 @@ def schedule_of(
     window, NR = math.prod(g["K"][0].tolist()) * int(g["C"][0]), int(g["NR"][0])
     strip, few, work = _blocked(p, g, tile, layout, elements)
     if in_pieces := bool(g["piece"][0]):
-        micro_kernel = partial(micro_kernel, PIECES_AHEAD=blocking.rows_ahead(g))
+        micro_kernel = partial(micro_kernel, PIECES_AHEAD=few_positions.rows_ahead(g))
     split, by_line = _split(g), bool(g["tiles"][0])
     written = math.prod(p.output_shape)
     moved = math.prod(p.input_shape) + written
@@ -227,9 +227,9 @@ def _blocked(
     itemsize = np.dtype(elements.dtype).itemsize
     gathers = blocking.gathers(g, tile.shape[0], itemsize)
     work = _work(g, window, layout.over_groups > 0, gathers)
-    few = shares and blocking.meets_few(g, window, elements, gathers)
+    few = shares and few_positions.meets_few(g, window, elements, gathers)
     if few and layout.takes_pieces and elements.output == elements.dtype:
-        g["piece"] = blocking.piece_rows(g, window, itemsize)
+        g["piece"] = few_positions.piece_rows(g, window, itemsize)
         gathers = gathers or (g["piece"][0] > 0 and blocking.lines_of(g) > 1)
     if gathers:
         strip = blocking.gathered_blocks(g, elements, work, few)
@@ -242,7 +242,7 @@ def _blocked(
         panel_bytes = window * int(g["NR"][0]) * itemsize
         copies = not gathers and (elements.converts or blocking.meets_padding(p))
         x_bytes = p.N * math.prod(p.L) * p.C * itemsize
-        blocking.share_panels(g, panel_bytes, x_bytes if copies else 0)
+        few_positions.share_panels(g, panel_bytes, x_bytes if copies else 0, work)
     if not gathers:
         strip = share_lines(g, elements)
     if layout.over_groups:

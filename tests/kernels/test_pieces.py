@@ -11,7 +11,7 @@ from mlxconv import plan as plans
 from mlxconv import processor, recycling, threads, workspace
 from mlxconv.bench.shapes import Shape
 from mlxconv.dispatch import plan
-from mlxconv.kernels import blocking
+from mlxconv.kernels import few_positions
 from tests.guard import fate, guarded, needs_guard_pages
 from tests.helpers import integer_array
 from tests.memory_fuzz import GuardedNumPy
@@ -34,9 +34,9 @@ CASES = {
 def small_pieces(monkeypatch):
     """Two cores, whose caches hold nothing, and pieces of 32 rows or 16."""
     monkeypatch.setattr(processor, "cores", lambda: 2)
-    monkeypatch.setattr(blocking, "are_from_memory", lambda panels_bytes: True)
-    monkeypatch.setattr(blocking, "_shares_panels", lambda g, window, itemsize: True)
-    monkeypatch.setattr(blocking, "PIECE_BYTES", 128)
+    monkeypatch.setattr(few_positions, "are_from_memory", lambda panels_bytes: True)
+    monkeypatch.setattr(few_positions, "_shares_panels", lambda g, window, itemsize: True)
+    monkeypatch.setattr(few_positions, "PIECE_BYTES", 128)
     plan.cache_clear()
     yield
     plan.cache_clear()
@@ -141,5 +141,5 @@ def test_tiles_ask_for_all_of_a_piece():
     for positions, MR, NR, rows in [(77, 4, 24, 2), (24, 4, 24, 4), (96, 4, 24, 1), (20, 6, 16, 4)]:
         g = plan(Shape(1, positions, 64, 64, 1).problem(), "direct").schedule.geometry.copy()
         g["MR"], g["NR"] = MR, NR
-        assert blocking.rows_ahead(g) == rows
+        assert few_positions.rows_ahead(g) == rows
         assert rows * -(-positions // MR) >= NR
