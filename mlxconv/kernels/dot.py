@@ -12,8 +12,9 @@ Layout      vectors run over the sum, filters stay as they are
             For few positions windows are copied one behind the other; for few filters they are
             read where they lie, in the blocks of loops.py, and a panel is a single filter.  One
             filter stays in registers, and each vector of x serves all positions that meet it.
-Registers   few positions: 4 filters x 2 positions = 8 accumulators + 2 of windows; filters are
-            operands.  Few filters: see TILES; one filter: see SLIDING.
+Registers   few positions: 4 filters x 3 positions = 12 accumulators + 3 of windows + 1 of a filter,
+            or x 2; each pass over the positions reads the filters again.  Few filters: see TILES;
+            one filter: see SLIDING.
 Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
             halves are added until one is left: not the order of the other variants.
 Bound       memory: every weight is read once.  Rows that come from there are asked for by tiles
@@ -47,7 +48,7 @@ from mlxconv.simd.words import fma, load, load_n, prefetch, store_n, zero
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
-FILTERS, POSITIONS = 4, 2  # 8 sums in flight hide a latency of 4 cycles on two units
+FILTERS = 4  # of few positions: with two of these 8 sums hide a latency of 4 cycles on two units
 MOST_POSITIONS = 8  # of one image: with more the order of summation may not depend on the batch
 WINDOWS = 1 << 16  # elements of all windows together: 256 KB stay in L2
 # registers of the machine -> positions for 1, 2, ... filters, each a sum of its own; windows are
@@ -145,61 +146,78 @@ def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, ASKS=0, TILES_AHEAD=0):
 
 
 @lru_cache
-def range_kernel(elements, vec):
-    """The kernel over blocks of filters of a group, for these types of input and output."""
-    LANES, FILTERS_, POSITIONS_ = vec.lanes, FILTERS, POSITIONS
-    gather, narrow = gathers(elements, vec), elements.narrow
+def dots(elements, vec, NP):
+    """The tile of NP positions x FILTERS, for these types of input and output."""
+    LANES, FILTERS_, narrow = vec.lanes, FILTERS, elements.narrow
 
     @kernel
-    def dots(data, at, o, last, positions, S):
-        """y[m, o + i] = windows[m] . filters[o + i], i < FILTERS, as far as there are any."""
+    def dots(data, m, o, last, positions, S):
+        """y[m + j, o + i] = windows[m + j] . filters[o + i], j < NP, i < FILTERS, as far as there
+        are any; how many are NaN."""
         g, scratch, w = data.geometry[0], data.scratch, data.w
         suspect = 0
-        for m in range(0, positions, POSITIONS_):
-            acc = registers(FILTERS_, POSITIONS_, fill=zero(vec))
-            x = registers(POSITIONS_)
-            row = registers(FILTERS_)
-            for i in static_range(FILTERS_):
-                row[i] = min(o + i, last) * S
-            for s in range(0, S, LANES):
-                if s + LANES <= S:
-                    for j in static_range(POSITIONS_):
-                        x[j] = load(vec, scratch, min(m + j, positions - 1) * S + s)
-                    for i in static_range(FILTERS_):
-                        w_is = load(vec, w, row[i] + s)
-                        for j in static_range(POSITIONS_):
-                            acc[i, j] = fma(x[j], w_is, acc[i, j])
-                else:
-                    for j in static_range(POSITIONS_):
-                        x[j] = load_n(vec, scratch, min(m + j, positions - 1) * S + s, S - s)
-                    for i in static_range(FILTERS_):
-                        w_is = load_n(vec, w, row[i] + s, S - s)
-                        for j in static_range(POSITIONS_):
-                            acc[i, j] = fma(x[j], w_is, acc[i, j])
-            for i in static_range(FILTERS_):
-                for j in static_range(POSITIONS_):
-                    total = sum_lanes(acc[i, j])
-                    suspect += total != total
-                    to = min(m + j, positions - 1) * g.y_step[2] + min(o + i, last)
-                    data.y[at + to] = narrow(total)
+        acc = registers(FILTERS_, NP, fill=zero(vec))
+        x = registers(NP)
+        row = registers(FILTERS_)
+        for i in static_range(FILTERS_):
+            row[i] = min(o + i, last) * S
+        for s in range(0, S, LANES):
+            if s + LANES <= S:
+                for j in static_range(NP):
+                    x[j] = load(vec, scratch, min(m + j, positions - 1) * S + s)
+                for i in static_range(FILTERS_):
+                    w_is = load(vec, w, row[i] + s)
+                    for j in static_range(NP):
+                        acc[i, j] = fma(x[j], w_is, acc[i, j])
+            else:
+                for j in static_range(NP):
+                    x[j] = load_n(vec, scratch, min(m + j, positions - 1) * S + s, S - s)
+                for i in static_range(FILTERS_):
+                    w_is = load_n(vec, w, row[i] + s, S - s)
+                    for j in static_range(NP):
+                        acc[i, j] = fma(x[j], w_is, acc[i, j])
+        for i in static_range(FILTERS_):
+            for j in static_range(NP):
+                total = sum_lanes(acc[i, j])
+                suspect += total != total
+                to = min(m + j, positions - 1) * g.y_step[2] + min(o + i, last)
+                data.y[to] = narrow(total)
         return suspect
+
+    return dots
+
+
+@lru_cache
+def range_kernel(elements, vec):
+    """The kernel over blocks of filters of a group, for these types of input and output."""
+    gather, FILTERS_ = gathers(elements, vec), FILTERS
+    two, three = dots(elements, vec, 2), dots(elements, vec, 3)
 
     @kernel
     def dot(data, lo, hi):
-        """y[n, l, o] of all positions for blocks of filters [lo, hi), counted over groups."""
+        """y[n, l, o] of all positions for blocks of filters [lo, hi), counted over groups; three
+        positions at a time, unless that leaves one over."""
         g = data.geometry[0]
         S = g.K[0] * g.K[1] * g.K[2] * g.C
         positions = g.N * g.out[0] * g.out[1] * g.out[2]
-        gathered = -1
+        gathered, suspect = -1, 0
         for job in range(lo, hi):
             group, b = job // g.blocks, job % g.blocks
             if group != gathered:
                 gather(data, group, 0, positions, S)
                 gathered = group
             o0, last = group * g.O, (group + 1) * g.O - 1
-            for o in range(b * g.NR, min((b + 1) * g.NR, g.O), FILTERS_):
-                if dots(data, 0, o0 + o, last, positions, S):
-                    data.counters[SUSPECT] = 1
+            for o in range(o0 + b * g.NR, o0 + min((b + 1) * g.NR, g.O), FILTERS_):
+                m = 0
+                while m < positions:
+                    if positions - m == 3 or positions - m > 4:
+                        suspect += three(data, m, o, last, positions, S)
+                        m += 3
+                    else:
+                        suspect += two(data, m, o, last, positions, S)
+                        m += 2
+        if suspect:
+            data.counters[SUSPECT] = 1
 
     return dot
 
@@ -272,10 +290,11 @@ def schedule(p: "Problem") -> Schedule:
     g, filters = geometry_of(p), p.O // p.groups
     g["NR"] = FILTERS * max(1, min(8, filters // (8 * FILTERS * processor.cores())))
     g["blocks"], g["MR"], g["rows"] = -(-filters // int(g["NR"][0])), 1, 1
-    windows = p.N * math.prod(p.output_L) * math.prod(p.K) * p.C // p.groups
+    positions = p.N * math.prod(p.output_L)
     jobs = p.groups * int(g["blocks"][0])
     step = Step(range_kernel(elements, vec), jobs, COST * p.flop)
-    tile = f"{POSITIONS}x{FILTERS} filters {vec.name}"
+    tile = f"{2 if positions in (1, 2, 4) else 3}x{FILTERS} filters {vec.name}"
     split = (("groups", p.groups), ("blocks of filters", int(g["blocks"][0])))
     suspects = meets_padding(p)
+    windows = positions * math.prod(p.K) * p.C // p.groups
     return Schedule(elements, g, (step,), tile, scratch=windows, split=split, suspects=suspects)

@@ -148,3 +148,16 @@ def test_prepared():
         assert np.array_equal(conv(x), exact(x, w, {"padding": 2}, np.int64))
     apart = np.asfortranarray(w)
     assert np.array_equal(mlxconv.conv1d(x, apart, padding=2), conv(x))
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "float16"))
+@pytest.mark.parametrize(("N", "positions"), [*((1, n) for n in range(1, 8)), (3, 3), (4, 7)])
+def test_any_number_of_positions(dtype, N, positions):
+    """Two or three at a time; none is left out, and filters that fill no tile neither."""
+    rng = np.random.default_rng(positions)
+    x = integer_array(rng, (N, positions + 2, 37), dtype, 2)
+    w = integer_array(rng, (11, 3, 37), dtype, 2)
+    y = mlxconv.conv1d(x, w, variant="dot")
+    assert np.array_equal(y, mlxconv.conv1d(x, w, variant="reference"))
+    alone = [mlxconv.conv1d(x[:, m : m + 3], w, variant="dot") for m in range(positions)]
+    assert np.array_equal(y, np.concatenate(alone, axis=1))
