@@ -34,82 +34,104 @@ def looks_ahead(itemsize):
     NEXT_, STEP, BYTES = NEXT, NEXT_STEP, itemsize
 
     @kernel
-    def look_ahead(data, unit, row):
-        """Have tiles ask for what is met of panel `unit` from this row on, in as many parts as it
-        has filters: the panel itself if it is packed, or its filters, as they lie in most calls."""
+    def look_ahead(data, block, p, row, after):
+        """Have tiles ask for what follows rows [row, after) of panel `p`: the same rows of the next
+        panel, or the next of the first; when the block is done, those a block behind it begins
+        with.  That is as many parts as a panel has filters: of the panel itself if it is packed, or
+        its filters, as they lie in most calls."""
         g = data.geometry[0]
+        rows = g.K[0] * g.K[1] * g.K[2] * g.C
+        if p + 1 < block.p1:
+            p += 1
+        elif after < rows:
+            p, row = block.p0, after
+        else:
+            p, row = block.p1, 0
         if data.panels.size > 0:
-            first = (unit * g.K[0] * g.K[1] * g.K[2] * g.C + row) * g.NR
+            first = ((block.g0 * g.panels + p) * rows + row) * g.NR
             data.runs[NEXT_] = data.panels.ctypes.data + first * BYTES
             data.runs[STEP] = g.piece * BYTES
         else:
-            o = unit // g.panels * g.O + unit % g.panels * g.NR
-            data.runs[NEXT_] = data.w.ctypes.data + (g.w_offset + o * g.w_filter + row) * BYTES
+            first = g.w_offset + (block.g0 * g.O + p * g.NR) * g.w_filter + row
+            data.runs[NEXT_] = data.w.ctypes.data + first * BYTES
             data.runs[STEP] = g.w_filter * BYTES
 
     return look_ahead
 
 
+@kernel
+def tile_of(g, p):
+    """The micro-kernel for panel `p` of a group, its positions, and its filters."""
+    if g.narrow_NR > 0 and g.O - p * g.NR < g.NR:
+        return g.narrow, g.narrow_MR, g.narrow_NR
+    return g.tile, g.MR, g.NR
+
+
+@lru_cache
+def adds_pieces(elements):
+    """add_piece for these types of input and output."""
+    call_tile, call_pack = tile_call(elements), pack_call(elements)
+    look_ahead = looks_ahead(np.dtype(elements.dtype).itemsize)
+
+    @kernel
+    def add_piece(data, x, runs, row, panels, sums, block):
+        """sums[p][m][o] += what rows of the panels of `block`, from `row` on, add to its positions:
+        those that the first of `runs` meets, which is as long as the piece."""
+        g = data.geometry[0]
+        positions = max(block.rows, g.rows)
+        for p in range(block.p0, block.p1):
+            unit, (tile, _, NR) = block.g0 * g.panels + p, tile_of(g, p)
+            look_ahead(data, block, p, row, row + runs.length)
+            first = panels.at
+            if data.panels.size > 0:  # all were packed before
+                first = unit * g.K[0] * g.K[1] * g.K[2] * g.C * g.NR + row * NR
+            else:
+                call_pack(g.pack, data, unit, row, row + runs.length, panels.a, first)
+            panel = Rows(panels.a, first - runs.table[1] * NR, 0)
+            y = Rows(sums.a, sums.at + (p - block.p0) * sums.step, NR)
+            call_tile(tile, x, runs, panel, y, positions, NR, 0)
+
+    return add_piece
+
+
 @lru_cache
 def sums_pieces(elements):
     """sum_pieces for these types of input and output."""
-    call_tile, call_pack = tile_call(elements), pack_call(elements)
-    vec, OUTPUTS_, SUSPECT_ = vec_of(elements.dtype, processor.vector_bytes()), OUTPUTS, SUSPECT
+    add_piece, OUTPUTS_, SUSPECT_ = adds_pieces(elements), OUTPUTS, SUSPECT
+    vec = vec_of(elements.dtype, processor.vector_bytes())
     clear, is_finite = clears(vec), finite(vec)
-    look_ahead = looks_ahead(np.dtype(elements.dtype).itemsize)
     copy_run, as_output = converts_runs(unchanged), np.dtype(elements.arrays()["y"]).type
 
     @kernel
-    def piece_of(data, panels, unit, row, size, NR):
-        """Where in `panels` these rows of panel `unit` lie: packed with all others, or now."""
+    def write_sums(data, sums, MR, NR, y, positions, filters):
+        """y[m][o] = sums[m][o]; those of the last tile lie behind the others, although it meets
+        some windows of the one before."""
         g = data.geometry[0]
-        if data.panels.size > 0:
-            return unit * g.K[0] * g.K[1] * g.K[2] * g.C * g.NR + row * NR
-        call_pack(g.pack, data, unit, row, row + size, panels.a, panels.at)
-        return panels.at
-
-    @kernel
-    def write_sums(sums, MR, y, positions, filters):
-        """y[m][o] = sums; those of the last tile lie behind the others, although it meets some
-        windows of the one before."""
-        rows = max(positions, MR)
+        rows = max(positions, g.rows)
         again = -rows % MR
         for m in range(positions):
             row = m if m < rows - MR + again else m + again
-            copy_run(sums.a, sums.at + row * sums.step, y.a, y.at + m * y.step, filters)
+            copy_run(sums.a, sums.at + row * NR, y.a, y.at + m * y.step, filters)
+        if g.checks == OUTPUTS_ and not is_finite(y.a, y.at, positions, y.step, filters):
+            data.counters[SUSPECT_] = 1
 
     @kernel
     def sum_pieces(data, x, runs, panels, block):
-        """y[m][o] for the positions and filters of `block`, whose windows are these of `x`."""
+        """y[m][o] for the positions and panels of `block`, whose windows are these of `x`."""
         g, kept = data.geometry[0], data.scratch.view(as_output)
-        unit, rows = block.g0 * g.panels, max(block.rows, g.rows)
-        size, to = (rows + g.rows) * g.NR, block.to + block.g0 * g.O
-        at = g.block_at - block.p0 * size
-        clear(data.scratch, g.block_at, (block.p1 - block.p0) * size)
+        sums = Rows(kept, g.block_at, (max(block.rows, g.rows) + g.rows) * g.NR)
+        clear(data.scratch, sums.at, (block.p1 - block.p0) * sums.step)
         for r in range(runs.count):
+            first = x.at + runs.table[2 * r] - runs.table[0]  # which the tile adds
             for s in range(0, runs.length, g.piece):
-                length, row = min(g.piece, runs.length - s), runs.table[2 * r + 1] + s
-                piece = Runs(runs.table, 1, length, 1, g.C)  # of which tiles add the first run
-                x_s = Rows(x.a, x.at + runs.table[2 * r] - runs.table[0] + s, x.step)
-                after = row + length
-                for p in range(block.p0, block.p1):
-                    if p + 1 < block.p1 or after == g.K[0] * g.K[1] * g.K[2] * g.C:
-                        look_ahead(data, unit + p + 1, row if p + 1 < block.p1 else 0)
-                    else:
-                        look_ahead(data, unit + block.p0, after)
-                    is_narrow = g.narrow_NR > 0 and g.O - p * g.NR < g.NR
-                    tile, NR = (g.narrow, g.narrow_NR) if is_narrow else (g.tile, g.NR)
-                    first = piece_of(data, panels, unit + p, row, length, NR)
-                    panel = Rows(panels.a, first - runs.table[1] * NR, 0)
-                    call_tile(tile, x_s, piece, panel, Rows(kept, at + p * size, NR), rows, NR, 0)
+                piece = Runs(runs.table, 1, min(g.piece, runs.length - s), 1, g.C)
+                row, x_s = runs.table[2 * r + 1] + s, Rows(x.a, first + s, x.step)
+                add_piece(data, x_s, piece, row, panels, sums, block)
         for p in range(block.p0, block.p1):
-            filters = min(g.NR, g.O - p * g.NR)
-            is_narrow = g.narrow_NR > 0 and filters < g.NR
-            MR, NR = (g.narrow_MR, g.narrow_NR) if is_narrow else (g.MR, g.NR)
-            y = Rows(data.y, to + p * g.NR, g.y_step[2])
-            write_sums(Rows(kept, at + p * size, NR), MR, y, block.rows, filters)
-            if g.checks == OUTPUTS_ and not is_finite(y.a, y.at, block.rows, y.step, filters):
-                data.counters[SUSPECT_] = 1
+            _, MR, NR = tile_of(g, p)
+            y = Rows(data.y, block.to + block.g0 * g.O + p * g.NR, g.y_step[2])
+            own = Rows(kept, sums.at + (p - block.p0) * sums.step, NR)
+            write_sums(data, own, MR, NR, y, block.rows, min(g.NR, g.O - p * g.NR))
 
     return sum_pieces
 

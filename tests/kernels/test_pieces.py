@@ -11,7 +11,7 @@ from mlxconv import plan as plans
 from mlxconv import processor, recycling, threads, workspace
 from mlxconv.bench.shapes import Shape
 from mlxconv.dispatch import plan
-from mlxconv.kernels import few_positions
+from mlxconv.kernels import direct, few_positions
 from tests.guard import fate, guarded, needs_guard_pages
 from tests.helpers import integer_array
 from tests.memory_fuzz import GuardedNumPy
@@ -32,7 +32,12 @@ CASES = {
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Two cores, whose caches hold nothing, and pieces of 32 rows or 16."""
+    """Two cores, whose caches hold nothing, pieces of 32 rows or 16, and a few tiles, since each
+    has to be compiled: the widest, and the one of least rows that is narrower."""
+    widest = max(direct.tiles(), key=lambda tile: tile.shape[1])
+    narrower = [tile for tile in direct.tiles() if tile.shape[1] < widest.shape[1]] or [widest]
+    tiles = (widest, min(narrower, key=lambda tile: tile.shape[0]))
+    monkeypatch.setattr(direct, "tiles", lambda: tiles)
     monkeypatch.setattr(processor, "cores", lambda: 2)
     monkeypatch.setattr(few_positions, "are_from_memory", lambda panels_bytes: True)
     monkeypatch.setattr(few_positions, "_shares_panels", lambda g, window, itemsize: True)
