@@ -11,7 +11,7 @@ from hypothesis import given, settings
 import mlxconv
 from mlxconv import threads
 from mlxconv.dispatch import plan
-from mlxconv.kernels import blocking, sharing
+from mlxconv.kernels import few_positions, sharing
 from mlxconv.kernels.schedule import lanes_of
 from mlxconv.lowering import as_real
 from mlxconv.phases import phases_of
@@ -270,7 +270,7 @@ def test_many_filters_on_few_positions(shape, filters, parameters, dtype, monkey
     x, w = (integer_array(rng, s, dtype, 2) for s in (shape, filters))
     packed, y = [], {}
     for wanted in (True, False):
-        monkeypatch.setattr(blocking, "meets_few", lambda *_, wanted=wanted: wanted)
+        monkeypatch.setattr(few_positions, "meets_few", lambda *_, wanted=wanted: wanted)
         plan.cache_clear()
         found = plan(mlxconv.explain(x, w, **parameters).problem, "direct")
         packed.append(found.schedule.split[-1][1])

@@ -29,12 +29,14 @@ _AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+lzcnt,+bmi,+bmi2,+movb
 _AVX2 += ",+avx,+avx2,+fma"
 _AVX512 = f"{_AVX2},+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd"
 
-# machine -> (environment that makes Numba compile for it, its widest register)
+# machine -> (environment that makes Numba compile for it, its widest register); this one stands for
+# its kind
 MACHINES = {
     "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": _AVX2}, "ymm"),
     "skylake-avx512": ({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
     "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[processor.vector_bytes()]),
 }
+MACHINES.pop({16: "", 32: "haswell", 64: "skylake-avx512"}[processor.vector_bytes()], None)
 # Prints {"kind MRxNV": assembly} of all tiles that a variant has for a type, those over groups of
 # every kind: filters and channels of a group, taps that positions are apart, those of a block and
 # of the last block; in float32 also those that write past the caches, and that ask ahead.
@@ -71,8 +73,12 @@ vec, most = vec_of(DTYPE, processor.vector_bytes()), TAPS[processor.registers()]
 takes, over_groups = inspect.signature(micro_kernel).parameters, VARIANT == "grouped"
 ways = {"": {}}
 if DTYPE == "float32":  # no two flags of a way exclude each other
-    flags = {"streams ": "STREAMS GROUPS_AHEAD", "ahead ": "TILES_AHEAD ASKS BESIDE"}
-    given = {way: {f: 1 for f in names.split() if f in takes} for way, names in flags.items()}
+    flags = {
+        "streams ": dict(STREAMS=1, GROUPS_AHEAD=1),
+        "ahead ": dict(TILES_AHEAD=1, ASKS=1, BESIDE=1),
+        "pieces ": dict(PIECES_AHEAD=4),
+    }
+    given = {way: {f: n for f, n in some.items() if f in takes} for way, some in flags.items()}
     ways |= {way: options for way, options in given.items() if options}
 half = vec.lanes // 2
 groups = ((1, 1), (2, 2), (half, 1), (half, 0), (vec.lanes, 0))
