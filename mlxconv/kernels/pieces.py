@@ -103,7 +103,7 @@ def sums_pieces(elements):
     copy_run, as_output = converts_runs(unchanged), np.dtype(elements.arrays()["y"]).type
 
     @kernel
-    def write_sums(data, sums, MR, NR, y, positions, filters):
+    def write_sums(data, sums, MR, y, positions, filters):
         """y[m][o] = sums[m][o]; those of the last tile lie behind the others, although it meets
         some windows of the one before."""
         g = data.geometry[0]
@@ -111,7 +111,7 @@ def sums_pieces(elements):
         again = -rows % MR
         for m in range(positions):
             row = m if m < rows - MR + again else m + again
-            copy_run(sums.a, sums.at + row * NR, y.a, y.at + m * y.step, filters)
+            copy_run(sums.a, sums.at + row * sums.step, y.a, y.at + m * y.step, filters)
         if g.checks == OUTPUTS_ and not is_finite(y.a, y.at, positions, y.step, filters):
             data.counters[SUSPECT_] = 1
 
@@ -131,7 +131,7 @@ def sums_pieces(elements):
             _, MR, NR = tile_of(g, p)
             y = Rows(data.y, block.to + block.g0 * g.O + p * g.NR, g.y_step[2])
             own = Rows(kept, sums.at + (p - block.p0) * sums.step, NR)
-            write_sums(data, own, MR, NR, y, block.rows, min(g.NR, g.O - p * g.NR))
+            write_sums(data, own, MR, y, block.rows, min(g.NR, g.O - p * g.NR))
 
     return sum_pieces
 
