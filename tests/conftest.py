@@ -8,8 +8,10 @@ from mlxconv.dispatch import plan
 
 
 def forget_plans():
-    """Let the next call plan anew, for another machine than the last."""
+    """Let the next call plan anew, for another machine than the last, or with another constant: a
+    plan knows on how many threads it runs, and where its results come from."""
     processor.vector_bytes.cache_clear()
+    threads._worth_sharing.cache_clear()
     plan.cache_clear()
     _runner.cache_clear()
     _known_runner.cache_clear()
@@ -30,3 +32,7 @@ def always_parallel(monkeypatch):
     """Share even the smallest work, so that small problems test the parallel road."""
     monkeypatch.setattr(threads, "WORTH_SHARING", dict.fromkeys(threads.WORTH_SHARING, 0))
     monkeypatch.setattr(threads, "default_threads", lambda: 3)
+    forget_plans()
+    yield
+    monkeypatch.undo()
+    forget_plans()

@@ -20,6 +20,7 @@ from mlxconv import dispatch, threads
 from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.geometry import STAYS, STAYS_ALIGNED
 from tests import helpers
+from tests.conftest import forget_plans
 from tests.problems import Case, random_cases
 from tests.test_exact import able, problem
 
@@ -58,15 +59,31 @@ def test_threads(variant, dtype, always_parallel):
         assert len(runs) == 1, case
 
 
+@pytest.fixture
+def not_shared():
+    """A plan of a problem too small to share, which has run on one thread."""
+    x = np.ones((40, 9, 8), np.float32)
+    mlxconv.conv1d(x, x)
+    found = dispatch.plan(mlxconv.explain(x, x).problem)
+    assert threads._chunks(found.schedule, None) == 1
+    return found.problem
+
+
+def test_small_problems_are_shared(not_shared, always_parallel):
+    """What the tests above are for; also after others have run."""
+    schedule = dispatch.plan(not_shared).schedule
+    assert threads._chunks(schedule, None) == min(3, schedule.steps[-1].jobs) > 1
+
+
 @each_variant
 @pytest.mark.parametrize("mode", ("omp", "pool"))
 def test_threading_modes(variant, mode, always_parallel, monkeypatch):
-    for case in sweep(variant):
-        x, w = data(case)
-        monkeypatch.setattr(threads, "layer", lambda: "serial")
-        expected = bits(case.run(x, w, variant=variant))
-        monkeypatch.setattr(threads, "layer", lambda: mode)
-        assert bits(case.run(x, w, variant=variant)) == expected, case
+    found = {}
+    for layer in ("serial", mode):
+        monkeypatch.setattr(threads, "layer", lambda layer=layer: layer)
+        forget_plans()
+        found[layer] = [bits(case.run(*data(case), variant=variant)) for case in sweep(variant)]
+    assert found["serial"] == found[mode]
 
 
 @each_variant

@@ -16,6 +16,7 @@ from mlxconv.kernels.schedule import lanes_of
 from mlxconv.lowering import as_real
 from mlxconv.phases import phases_of
 from mlxconv.plan import Packed
+from tests.conftest import forget_plans
 from tests.helpers import integer_array, per_axis, random_array, reference
 from tests.problems import cases
 
@@ -271,12 +272,12 @@ def test_many_filters_on_few_positions(shape, filters, parameters, dtype, monkey
     packed, y = [], {}
     for wanted in (True, False):
         monkeypatch.setattr(few_positions, "meets_few", lambda *_, wanted=wanted: wanted)
-        plan.cache_clear()
+        forget_plans()
         found = plan(mlxconv.explain(x, w, **parameters).problem, "direct")
         packed.append(found.schedule.split[-1][1])
         y[wanted] = [found.run(x, w, threads) for threads in (1, 2)]
         y[wanted] += [found.run(x, w, 2, packed=Packed())]
-    plan.cache_clear()
+    forget_plans()
     assert packed[0] > packed[1]
     p, kind = found.problem, np.complex128 if dtype == "complex64" else np.float64
     steps = (p.stride, p.padding_lo, p.padding_hi, p.kernel_dilation, p.input_dilation, p.groups)
@@ -324,12 +325,12 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
         if (parts > 1 and not splits) or (in_place and not may_stay):
             continue
         monkeypatch.setattr(sharing, "sharings", lambda *_, s=(lines, parts, in_place): [s])
-        plan.cache_clear()
+        forget_plans()
         found = plan(p, row)
         blocks.add(found.schedule.split)
         for workers in (1, 2):
             assert np.array_equal(found.run(x, w, workers), exact), choice
-    plan.cache_clear()
+    forget_plans()
     assert len(blocks) > 1 or not found.schedule.by_line
 
 

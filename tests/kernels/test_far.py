@@ -11,6 +11,7 @@ from mlxconv import processor
 from mlxconv.arrays import CACHE_LINE_BYTES, aligned_empty
 from mlxconv.dispatch import plan
 from mlxconv.kernels import blocking
+from tests.conftest import forget_plans
 from tests.helpers import integer_array
 
 AHEAD = re.compile(r"[A-Z]+_AHEAD[1-9]")  # in the name of a micro-kernel
@@ -108,7 +109,7 @@ def test_input_that_is_asked_for(
     expected = mlxconv.conv1d(x, w, variant="reference", **parameters)
     for size in ("far_bytes", "read_bytes"):
         monkeypatch.setattr(processor, size, lambda: 1 if far else 1 << 40)
-    plan.cache_clear()
+    forget_plans()
     try:
         picked = plan(mlxconv.explain(x, w, **parameters).problem).variant
         assert picked == variant or (picked, variant) == ("channels_first", "direct")
@@ -117,7 +118,7 @@ def test_input_that_is_asked_for(
         q = mlxconv.Conv1d(w, **parameters, variant=variant)
         assert np.array_equal(q(x), expected)
     finally:
-        plan.cache_clear()
+        forget_plans()
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
@@ -143,7 +144,7 @@ def test_rows_that_are_kept(monkeypatch, dtype, filters, bad, shape, stride, pad
     conv = mlxconv.Conv1d(w, stride, padding)
     expected = conv(x)
     monkeypatch.setattr(blocking, "are_far", lambda moved_bytes: True)
-    plan.cache_clear()
+    forget_plans()
     try:
         conv = mlxconv.Conv1d(w, stride, padding)
         p = mlxconv.explain(x, w, stride=stride, padding=padding).problem
@@ -156,7 +157,7 @@ def test_rows_that_are_kept(monkeypatch, dtype, filters, bad, shape, stride, pad
             assert np.array_equal(conv(x, out=out), expected, equal_nan=True)
             assert (memory[:first] == 7).all() and (memory[first + expected.size :] == 7).all()
     finally:
-        plan.cache_clear()
+        forget_plans()
 
 
 @pytest.mark.parametrize("stride", (2, 3))
@@ -166,8 +167,8 @@ def test_rows_that_are_apart_are_not_kept(monkeypatch, stride):
     x, w = integer_array(rng, (2, 200, 4), "float32"), integer_array(rng, (100, 5, 4), "float32")
     expected = mlxconv.conv_transpose1d(x, w, stride=stride)
     monkeypatch.setattr(blocking, "are_far", lambda moved_bytes: True)
-    plan.cache_clear()
+    forget_plans()
     try:
         assert np.array_equal(mlxconv.ConvTranspose1d(w, stride=stride)(x), expected)
     finally:
-        plan.cache_clear()
+        forget_plans()

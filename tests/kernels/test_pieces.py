@@ -12,6 +12,7 @@ from mlxconv import processor, recycling, threads, workspace
 from mlxconv.bench.shapes import Shape
 from mlxconv.dispatch import plan
 from mlxconv.kernels import direct, few_positions
+from tests.conftest import forget_plans
 from tests.guard import fate, guarded, needs_guard_pages
 from tests.helpers import integer_array
 from tests.memory_fuzz import GuardedNumPy
@@ -44,9 +45,9 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(few_positions, "_shares_panels", lambda g, window, itemsize: True)
     monkeypatch.setattr(few_positions, "PIECE_BYTES", 128)
     monkeypatch.setattr(few_positions, "MOST_AHEAD", 8)
-    plan.cache_clear()
+    forget_plans()
     yield
-    plan.cache_clear()
+    forget_plans()
 
 
 def convolve(x, w, **parameters):
@@ -123,7 +124,7 @@ def test_nothing_beside_the_arrays_is_touched(small_pieces, monkeypatch, name):
         monkeypatch.setattr(module, "aligned_empty", plans.np.empty)
     monkeypatch.setattr(recycling, "MOST_BYTES", 0)
     monkeypatch.setattr(workspace, "SMALL", (0, 0, 0))
-    plan.cache_clear()  # plans know where results come from
+    forget_plans()  # they know where results come from
 
     def act():
         for side in ("end", "start"):
