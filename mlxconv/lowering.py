@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 
+# positions; a batch of longer ones takes as long, and one with gaps would be copied
+SHORT_LINE = 128
+
+
 def as_lines(p: "Problem") -> "Problem":
     """`p` with the axes that no window reaches along as one, which its lines run along: a filter of
-    one tap meets images of 7 x 7 as a line of 49, of which fewer tiles are cut short."""
+    one tap meets images of 7 x 7 as a line of 49, of which fewer tiles are cut short, and a batch
+    of them as one line."""
     trivial = [
         sizes == (1, 1, 0, 0, 1)
         for sizes in zip(p.K, p.stride, p.padding_lo, p.padding_hi, p.input_dilation, strict=True)
@@ -24,7 +29,7 @@ def as_lines(p: "Problem") -> "Problem":
     rank, last = len(p.L), 0
     while last < rank and trivial[rank - 1 - last]:
         last += 1
-    if rank == 1 or last == 0:
+    if last == 0 or (rank == 1 and (p.N == 1 or p.L[0] > SHORT_LINE)):
         return p
     keep, length = rank - last, math.prod(p.L[rank - last :])
     ones = p._replace(

@@ -13,7 +13,7 @@ from mlxconv import threads
 from mlxconv.dispatch import plan
 from mlxconv.kernels import few_positions, sharing
 from mlxconv.kernels.schedule import lanes_of
-from mlxconv.lowering import as_real
+from mlxconv.lowering import SHORT_LINE, as_lines, as_real
 from mlxconv.phases import phases_of
 from mlxconv.plan import Packed
 from tests.conftest import forget_plans
@@ -343,6 +343,32 @@ def test_rows_that_crowd_a_set_of_the_cache(channels, taps, stride):
     pad = taps // 2
     exact = reference(x, w, (stride,), (pad,), (pad,), (1,), (1,), channels, dtype=np.float64)
     assert np.array_equal(mlxconv.conv1d(x, w, stride, pad, groups=channels), exact)
+
+
+ONE_TAP = [  # input, filters, groups, and the lines that kernels see
+    ((5, 7, 16), (24, 1, 16), 1, (1, (35,))),
+    ((2, SHORT_LINE, 12), (6, 1, 4), 3, (1, (2 * SHORT_LINE,))),
+    ((2, SHORT_LINE + 1, 8), (20, 1, 8), 1, (2, (SHORT_LINE + 1,))),
+    ((3, 5, 200, 8), (12, 1, 1, 8), 1, (1, (3000,))),
+    ((2, 5, 6, 4), (4, 3, 1, 4), 1, (2, (5, 6))),
+    ((2, 5, 6, 7, 4), (4, 3, 1, 1, 4), 1, (2, (5, 42))),
+]
+
+
+@pytest.mark.parametrize(("shape", "filters", "groups", "lines"), ONE_TAP)
+def test_axes_of_one_tap(shape, filters, groups, lines):
+    """They are one line, of a batch as well; also where the input has gaps, or is turned."""
+    rng, rank = np.random.default_rng(8), len(shape) - 2
+    x, w = (integer_array(rng, s, "float32", 3) for s in (shape, filters))
+    seen = as_lines(mlxconv.explain(x, w, groups=groups).problem)
+    assert lines == (seen.N, seen.L)
+    one, none = (1,) * rank, (0,) * rank
+    exact = reference(x, w, one, none, none, one, one, groups, dtype=np.float64)
+    for other in (x, np.asfortranarray(x), np.flip(np.flip(x, 1).copy(), 1)):
+        assert np.array_equal(CONV[rank](other, w, groups=groups), exact)
+    for axis in range(len(shape)):
+        apart = np.repeat(x, 2, axis)[(*(slice(None),) * axis, slice(None, None, 2))]
+        assert np.array_equal(CONV[rank](apart, w, groups=groups), exact)
 
 
 APART = [  # input, filters, parameters: of each road that packs

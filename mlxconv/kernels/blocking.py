@@ -102,9 +102,6 @@ def gather_flop(taps: int, dilation: int, channels: int) -> float:
     return GATHER_FLOP + PIECE_FLOP / max(1, channels * (taps if dilation == 1 else 1))
 
 
-WINDOWS_BYTES = 1 << 23  # of all windows of a group, which each worker copies, to L3 at the most
-
-
 def fit_side_by_side(panel_bytes: int) -> bool:
     """Whether every worker may keep panels of so many bytes: in its L2, or in what of L3 keeps all
     of them.  More take 0.65 to 0.95 of the time if workers share them, or meet group after group;

@@ -9,7 +9,6 @@ import numpy as np
 from mlxconv import processor
 from mlxconv.kernels.blocking import (
     BLOCK_CYCLES,
-    WINDOWS_BYTES,
     are_few,
     are_from_memory,
     least_tiles,
@@ -18,24 +17,25 @@ from mlxconv.kernels.blocking import (
     positions_of,
     worth_reading,
 )
-from mlxconv.kernels.elements import Elements
 
+WINDOWS_BYTES = 1 << 23  # of all windows of a group, to L3 at the most, unless pieces meet them
 SHARED_LINE_FLOP = 5  # per output, where cores write lines of memory that are neighbours
 
 
-def meets_few(g: np.ndarray, window: int, elements: Elements, gathers: bool) -> bool:
+def meets_few(
+    g: np.ndarray, window: int, itemsize: int, gathers: bool, in_pieces: bool = False
+) -> bool:
     """Whether filters meet so few positions that to copy the input for each of several parts of
     them takes less than to share what others have packed; and there are enough panels for equal
     shares, fewer where positions can be shared out as well, but not as many groups, which meet no
     input in common."""
-    positions, cores = positions_of(g), processor.cores()
-    itemsize, groups = np.dtype(elements.dtype).itemsize, int(g["groups"][0])
+    positions, cores, groups = positions_of(g), processor.cores(), int(g["groups"][0])
     return bool(
         g["phases"][0] == 1
         and are_few(positions, int(g["O"][0]))
         and groups < 4 * cores
         and groups * g["panels"][0] >= (4 if gathers else 2) * cores
-        and positions * window * itemsize <= WINDOWS_BYTES
+        and (in_pieces or positions * window * itemsize <= WINDOWS_BYTES)
         and (gathers or _shares_panels(g, window, itemsize))
     )
 
@@ -60,16 +60,29 @@ PIECE_BYTES = 2048  # of a row of the input that meets a piece
 PIECES_OF_PART = 8  # ... and panels: 1.1x where the pieces of a part were fewer
 PANELS_OF_PART = 2
 MOST_AHEAD = 4  # rows that a tile asks for; fewer tiles have no time for that
+MOST_COPIED = 1 << 24  # bytes of windows
+MOST_BLOCKS = 2  # of positions, each of which packs the panels again
 
 
-def piece_rows(g: np.ndarray, window: int, itemsize: int) -> int:
+def piece_rows(g: np.ndarray, window: int, itemsize: int, gathers: bool) -> int:
     """The rows of a panel that are met at a time, where no cache holds all panels; 0 if it is met
-    as a whole.  Pieces take 0.6 to 0.95 of the time, packed before or not, and up to 1.1 where the
-    input that meets one takes more than half of L2."""
+    as a whole.  Pieces take 0.6 to 0.95 of the time, packed before or not, and up to 1.4 where L2
+    does not hold the input that meets one.  That of several lines is copied.  Windows too long for
+    that may be met in two blocks: without pieces each core would pack all panels as well."""
+    positions, blocks = positions_of(g), _piece_blocks(g)
     panels_bytes = int((g["groups"] * g["panels"] * g["NR"])[0]) * window * itemsize
-    fits = 2 * positions_of(g) * PIECE_BYTES <= processor.caches().L2_bytes
+    if gathers or lines_of(g) > 1:
+        fits = blocks == 1 and positions * window * itemsize <= MOST_COPIED
+    else:
+        are_long = positions * window * itemsize > WINDOWS_BYTES
+        fits = blocks <= (MOST_BLOCKS if are_long else 1)
     is_worth = fits and are_from_memory(panels_bytes) and _ahead(g) <= MOST_AHEAD
     return PIECE_BYTES // itemsize if is_worth else 0
+
+
+def _piece_blocks(g: np.ndarray) -> int:
+    """The blocks of positions of which L2 holds the input that meets a piece."""
+    return -(-positions_of(g) * PIECE_BYTES // processor.caches().L2_bytes)
 
 
 def rows_ahead(g: np.ndarray) -> int:
@@ -93,7 +106,7 @@ def share_panels(g: np.ndarray, panel_bytes: int, copied_bytes: int, flop: float
         g["blocks"] = max(int(g["blocks"][0]), _shares(g, flop))
     parts = g["panel_blocks"] = panel_blocks(g, panel_bytes, copied_bytes)
     if g["piece"][0]:
-        g["blocks"] = 1
+        g["blocks"] = _piece_blocks(g)
     elif parts % processor.cores() == 0:
         positions = worth_reading(int(g["panels"][0]) * panel_bytes // parts)
         g["blocks"] = min(int(g["blocks"][0]), max(1, int(g["out"][0, 2]) // positions))

@@ -224,13 +224,14 @@ def _blocked(
     gathers, whether there are few positions, and the work."""
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     shares = not (layout.over_groups or layout.by_filter)
-    itemsize = np.dtype(elements.dtype).itemsize
+    itemsize, piece = np.dtype(elements.dtype).itemsize, 0
     gathers = blocking.gathers(g, tile.shape[0], itemsize)
     work = _work(g, window, layout.over_groups > 0, gathers)
-    few = shares and few_positions.meets_few(g, window, elements, gathers)
-    if few and layout.takes_pieces and elements.output == elements.dtype:
-        g["piece"] = few_positions.piece_rows(g, window, itemsize)
-        gathers = gathers or (g["piece"][0] > 0 and blocking.lines_of(g) > 1)
+    if layout.takes_pieces and elements.output == elements.dtype:
+        piece = few_positions.piece_rows(g, window, itemsize, gathers)
+    few = shares and few_positions.meets_few(g, window, itemsize, gathers, piece > 0)
+    if few and piece:
+        g["piece"], gathers = piece, gathers or blocking.lines_of(g) > 1
     if gathers:
         strip = blocking.gathered_blocks(g, elements, work, few)
     else:

@@ -92,6 +92,19 @@ def test_sums_go_on_from_piece_to_piece(small_pieces, name, dtype):
     )
 
 
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("batch", "image")])
+def test_windows_too_long_to_be_copied(small_pieces, monkeypatch, name):
+    """They meet pieces in two blocks of positions, each of which packs its own."""
+    monkeypatch.setattr(few_positions, "WINDOWS_BYTES", 0)
+    monkeypatch.setattr(few_positions, "_piece_blocks", lambda g: 2)
+    x, w, parameters = data(name)
+    expected = convolve(x, w, **parameters, variant="reference")
+    found = plan(mlxconv.explain(x, w, **parameters).problem, "direct")
+    assert pieces_of(x, w, parameters) > 2 and found.schedule.split[1][1] == 2
+    assert np.array_equal(convolve(x, w, **parameters, variant="direct"), expected)
+    assert np.array_equal(prepared(w, **parameters)(x), expected)
+
+
 def test_input_of_another_type(small_pieces):
     """It is widened before; halves that are the result's type too are summed at once."""
     x, w, parameters = data("in place")
@@ -140,13 +153,16 @@ def test_filters_from_memory_are_met_in_pieces(monkeypatch):
     filters = 64 * -(-processor.far_bytes() // (4 * 1024 * 64)) + 8
     L = min(100, processor.caches().L2_bytes // (2 * few_positions.PIECE_BYTES))
 
-    def rows(L, filters):
-        problem = Shape(1, L, 1024, filters, 1).problem()
+    def rows(L, filters, channels=1024):
+        problem = Shape(1, L, channels, filters, 1).problem()
         schedule = plan.__wrapped__(problem, "direct").schedule
         return int(schedule.geometry["piece"][0])
 
     assert rows(L, filters) == 512
     assert rows(6, filters) == rows(4 * filters, filters) == rows(L, filters // 4) == 0
+    more = processor.caches().L2_bytes // few_positions.PIECE_BYTES + 1
+    many = max(filters, 2 * more)
+    assert rows(more, many) == 0 and rows(more, many, 1 << 14) == 512
 
 
 def test_tiles_ask_for_all_of_a_piece():
