@@ -175,7 +175,7 @@ def schedule(p: "Problem") -> Schedule:
     g["NR"], g["panels"] = blocks.tile.shape[0], blocks.tiles
     g["MR"], g["rows"], g["tiles"] = NR, min(NR, blocks.W), -(-blocks.W // NR)
     lines, parts = blocks.lines, blocks.group_blocks
-    g["blocks"], g["panel_blocks"] = blocking.split(g, blocks.positions, lines * parts, blocks.work)
+    g["blocks"], g["panel_blocks"] = blocks.shares
     g["group_blocks"], g["classes"], g["class_step"] = parts, blocks.classes, blocks.step
     suspects = blocking.meets_padding(p)
     g["checks"] = OUTPUTS if suspects else 0

@@ -5,6 +5,7 @@ import pytest
 
 from mlxconv import dispatch, processor
 from mlxconv.kernels import channels_first
+from mlxconv.kernels.turned_tiling import blocks_of
 from tests.problems import Case
 from tests.test_exact import exact, problem
 
@@ -57,6 +58,17 @@ def test_what_the_cases_are_for(monkeypatch):
     assert g["parts of the filters"]["panel_blocks"] == 4
     assert g["parts of the filters of groups"]["group_blocks"] == 2
     assert g["parts of the filters of groups"]["panel_blocks"] == 2
+
+
+def test_all_cores_get_the_same(monkeypatch):
+    """Parts of many filters where a line has an odd number of tiles."""
+    monkeypatch.setattr(processor, "cores", lambda: 2)
+    split = set()
+    for W in range(40, 400, 8):
+        blocks = blocks_of(problem(case_of(1, W, 256, 512, 1, 1, 0, 1, 1), "float32"))
+        assert blocks._idle(*blocks.shares) <= 1.05
+        split.add(blocks.shares[1])
+    assert split == {1, 2}
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float16"))
