@@ -22,9 +22,7 @@ WINDOWS_BYTES = 1 << 23  # of all windows of a group, to L3 at the most, unless 
 SHARED_LINE_FLOP = 5  # per output, where cores write lines of memory that are neighbours
 
 
-def meets_few(
-    g: np.ndarray, window: int, itemsize: int, gathers: bool, in_pieces: bool = False
-) -> bool:
+def meets_few(g: np.ndarray, window: int, itemsize: int, gathers: bool, in_pieces: bool) -> bool:
     """Whether filters meet so few positions that to copy the input for each of several parts of
     them takes less than to share what others have packed; and there are enough panels for equal
     shares, fewer where positions can be shared out as well, but not as many groups, which meet no
