@@ -173,7 +173,7 @@ def schedule(p: "Problem") -> Schedule:
     elements, blocks, g = Elements(p.input_dtype, p.dtype), blocks_of(p), geometry_of(p)
     vec, NR = vec_of(elements.dtype, processor.vector_bytes()), blocks.NR
     g["NR"], g["panels"] = blocks.tile.shape[0], blocks.tiles
-    g["MR"], g["rows"], g["tiles"] = NR, min(NR, blocks.W), -(-blocks.W // NR)
+    g["MR"], g["rows"], g["tiles"] = NR, min(NR, blocks.W), blocks.row_tiles
     lines, parts = blocks.lines, blocks.group_blocks
     g["blocks"], g["panel_blocks"] = blocks.shares
     g["group_blocks"], g["classes"], g["class_step"] = parts, blocks.classes, blocks.step

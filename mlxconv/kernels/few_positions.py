@@ -33,9 +33,14 @@ def meets_few(g: np.ndarray, window: int, itemsize: int, gathers: bool, in_piece
         and are_few(positions, int(g["O"][0]))
         and groups < 4 * cores
         and groups * g["panels"][0] >= (4 if gathers else 2) * cores
-        and (in_pieces or positions * window * itemsize <= WINDOWS_BYTES)
+        and (in_pieces or _windows_bytes(g, window, itemsize) <= WINDOWS_BYTES)
         and (gathers or _shares_panels(g, window, itemsize))
     )
+
+
+def _windows_bytes(g: np.ndarray, window: int, itemsize: int) -> int:
+    """Of all windows of a group, one behind the other."""
+    return positions_of(g) * window * itemsize
 
 
 def _shares_panels(g: np.ndarray, window: int, itemsize: int) -> bool:
@@ -67,13 +72,12 @@ def piece_rows(g: np.ndarray, window: int, itemsize: int, gathers: bool) -> int:
     as a whole.  Pieces take 0.6 to 0.95 of the time, packed before or not, and up to 1.4 where L2
     does not hold the input that meets one.  That of several lines is copied.  Windows too long for
     that may be met in two blocks: without pieces each core would pack all panels as well."""
-    positions, blocks = positions_of(g), _piece_blocks(g)
+    windows_bytes, blocks = _windows_bytes(g, window, itemsize), _piece_blocks(g)
     panels_bytes = int((g["groups"] * g["panels"] * g["NR"])[0]) * window * itemsize
     if gathers or lines_of(g) > 1:
-        fits = blocks == 1 and positions * window * itemsize <= MOST_COPIED
+        fits = blocks == 1 and windows_bytes <= MOST_COPIED
     else:
-        are_long = positions * window * itemsize > WINDOWS_BYTES
-        fits = blocks <= (MOST_BLOCKS if are_long else 1)
+        fits = blocks <= (MOST_BLOCKS if windows_bytes > WINDOWS_BYTES else 1)
     is_worth = fits and are_from_memory(panels_bytes) and _ahead(g) <= MOST_AHEAD
     return PIECE_BYTES // itemsize if is_worth else 0
 

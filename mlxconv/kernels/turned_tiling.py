@@ -61,6 +61,11 @@ class Blocks:
         return max(1, self.p.output_L[-1])
 
     @property
+    def row_tiles(self) -> int:
+        """Of a line."""
+        return -(-self.W // self.NR)
+
+    @property
     def window(self) -> int:
         """Multiply-adds of an output; one if there are none."""
         return max(1, math.prod(self.p.K) * (self.p.C // self.p.groups))
@@ -112,7 +117,7 @@ class Blocks:
         least = rows + self.window * self.filters
         return max(1, min(self.p.groups, 2 * self._room // max(1, least)))
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """Of a block, if no line has fewer."""
         return self._fitting(self.filters)
@@ -121,7 +126,7 @@ class Blocks:
         """The same of a block with so many of the filters."""
         NR, positions = self.NR, self._room // max(1, self.groups * (self.turned + filters))
         positions -= (self._taps - 1) * self.step
-        return min(max(2 * NR, positions // NR * NR), -(-self.W // NR) * NR)
+        return min(max(2 * NR, positions // NR * NR), self.row_tiles * NR)
 
     @property
     def _halves(self) -> int:
@@ -133,6 +138,11 @@ class Blocks:
         """Parts of the groups: more of them where blocks of a line are fewer than cores."""
         wanted = -(-blocking.sharing(self.work) // max(1, self.lines * self._halves))
         return min(self.p.groups, max(-(-self.p.groups // self.groups), wanted))
+
+    @property
+    def _others(self) -> int:
+        """Jobs of a block of a line and all filters; one if there are none."""
+        return max(1, self.lines * self.group_blocks)
 
     @cached_property
     def _of_block(self) -> int:
@@ -162,8 +172,8 @@ class Blocks:
         """The blocks of a line and the parts of the filters that take the least time: blocks that
         L2 has room for, or smaller ones, so that all cores get the same.  A part turns the input
         again, and is of one group.  With parts 0.92 of the time of equal blocks alone."""
-        cores, most = blocking.sharing(self.work), max(1, self._row_tiles // 2)
-        others, choices = max(1, self.lines * self.group_blocks), []
+        cores, most = blocking.sharing(self.work), max(1, self.row_tiles // 2)
+        others, choices = self._others, []
         for parts in {1, -(-cores // others), cores // math.gcd(cores, others)}:
             if parts == 1 or self.group_blocks == self.p.groups:
                 parts = min(self.tiles, parts)
@@ -175,15 +185,10 @@ class Blocks:
     def _idle(self, blocks: int, parts: int) -> float:
         """How much longer tiles take where the largest of few shares, or the number of all, leaves
         cores without work."""
-        cores, others = blocking.sharing(self.work), max(1, self.lines * self.group_blocks)
-        jobs, tiles = others * blocks * parts, self._row_tiles * self.tiles
-        largest = -(-self._row_tiles // blocks) * -(-self.tiles // parts)
+        cores, others = blocking.sharing(self.work), self._others
+        jobs, tiles = others * blocks * parts, self.row_tiles * self.tiles
+        largest = -(-self.row_tiles // blocks) * -(-self.tiles // parts)
         return max(-(-jobs // cores) * cores / jobs, largest * cores / (others * tiles))
-
-    @property
-    def _row_tiles(self) -> int:
-        """Of a line."""
-        return -(-self.W // self.NR)
 
     def _cycles(self, shares: tuple[int, int]) -> float:
         """For each position of a group, on all cores together."""
