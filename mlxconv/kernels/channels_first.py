@@ -67,13 +67,18 @@ def micro_kernel(MR, NV, vec):
                 for r in range(runs.count):  # first loop: taps
                     w_r = w.at + o * w.step + runs.table[2 * r]
                     x_r = x.at + l + runs.table[2 * r + 1]
-                    for s in range(runs.length):  # and channels: a rank-1 update of the tile
+                    end = x_r + runs.length * runs.step
+                    # and channels: a rank-1 update of the tile.  A loop over a range LLVM would
+                    # unroll, and spill half the sums of 10 x 2: twice the time
+                    while x_r < end:
                         for v in static_range(NV):
-                            x_s[v] = load(vec, x.a, x_r + s * runs.step + v * LANES)
+                            x_s[v] = load(vec, x.a, x_r + v * LANES)
                         for m in static_range(MR):
-                            w_ms = broadcast(vec, w.a, w_r + m * w.step + s)
+                            w_ms = broadcast(vec, w.a, w_r + m * w.step)
                             for v in static_range(NV):
                                 acc[m, v] = fma(w_ms, x_s[v], acc[m, v])
+                        w_r += 1
+                        x_r += runs.step
                 for m in static_range(MR):
                     for v in static_range(NV):
                         store(acc[m, v], y.a, y.at + (o + m) * y.step + l + v * LANES)

@@ -30,13 +30,13 @@ _AVX2 += ",+avx,+avx2,+fma"
 _AVX512 = f"{_AVX2},+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd"
 
 # machine -> (environment that makes Numba compile for it, its widest register); this one stands for
-# its kind
+# its kind.  For Zen LLVM unrolls loops that it leaves as they are for others, and may spill there.
 MACHINES = {
     "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": _AVX2}, "ymm"),
-    "skylake-avx512": ({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
+    "znver5": ({"NUMBA_CPU_NAME": "znver5", "NUMBA_CPU_FEATURES": _AVX512}, "zmm"),
     "native": ({}, {16: "xmm", 32: "ymm", 64: "zmm"}[processor.vector_bytes()]),
 }
-MACHINES.pop({16: "", 32: "haswell", 64: "skylake-avx512"}[processor.vector_bytes()], None)
+MACHINES.pop({16: "", 32: "haswell", 64: "znver5"}[processor.vector_bytes()], None)
 # Prints {"kind MRxNV": assembly} of all tiles that a variant has for a type, those over groups of
 # every kind: filters and channels of a group, taps that positions are apart, those of a block and
 # of the last block; in float32 also those that write past the caches, and that ask ahead.
@@ -164,7 +164,7 @@ WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "tiles")]
 def test_the_hot_loop_of_every_tile(name, variant, dtype):
     """MR*NV multiply-adds, or a multiple where LLVM unrolls, on whole registers and on no stack,
     but for rows of x that several channels are taken from, or that serve several positions: to load
-    them again takes as long."""
+    them again takes as long.  Where the next piece is asked for, one of 16 may be loaded again."""
     tiles = assemblies(name, variant, dtype)
     assert tiles
     for tile, assembly in tiles.items():
@@ -180,6 +180,8 @@ def test_the_hot_loop_of_every_tile(name, variant, dtype):
             allowed = count // 10 if few else STRIDE * count // 3
         elif "slides by 2" in tile:
             allowed = count // 4
+        elif "pieces" in tile:
+            allowed = count // 16
         assert len(loop.spills) <= allowed, f"{tile} spills:\n" + "\n".join(loop.spills)
         past_caches = len(re.findall(r"vmovnt.*%[xyz]mm", assembly))
         assert past_caches == (MR * NV if "streams" in tile else 0), tile
