@@ -68,9 +68,7 @@ def micro_kernel(MR, NV, vec):
                     w_r = w.at + o * w.step + runs.table[2 * r]
                     x_r = x.at + l + runs.table[2 * r + 1]
                     end = x_r + runs.length * runs.step
-                    # and channels: a rank-1 update of the tile.  A loop over a range LLVM would
-                    # unroll, and spill half the sums of 10 x 2: twice the time
-                    while x_r < end:
+                    while x_r < end:  # and channels: a rank-1 update of the tile, see direct.py
                         for v in static_range(NV):
                             x_s[v] = load(vec, x.a, x_r + v * LANES)
                         for m in static_range(MR):
