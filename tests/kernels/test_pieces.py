@@ -44,7 +44,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(few_positions, "are_from_memory", lambda panels_bytes: True)
     monkeypatch.setattr(few_positions, "_shares_panels", lambda g, window, itemsize: True)
     monkeypatch.setattr(few_positions, "PIECE_BYTES", 128)
-    monkeypatch.setattr(few_positions, "MOST_AHEAD", 8)
+    monkeypatch.setattr(few_positions, "MOST_AHEAD", dict.fromkeys(few_positions.MOST_AHEAD, 8))
     forget_plans()
     yield
     forget_plans()
