@@ -149,10 +149,12 @@ def race(
     q = (stride, padding, dilation, groups, input_dilation, flip)
     asked = query(input, weight, *q, dtype, transposed, output_padding, gradient).with_data()
     p, threads = asked.problem, resolve(stream).threads or default_threads()
-    picked, kernels = asked.picked, asked.able()
-    trials = {name: _trial(asked, stream, name) for name in asked.able(keeps_bits=False)}
+    picked, kernels = asked.picked, {asked.picked, *asked.able()}
+    # what the table picks is asked for as such: its phases may have no variant in common
+    variants = {name: name for name in asked.able(keeps_bits=False)} | {picked: None}
+    trials = {name: _trial(asked, stream, variant) for name, variant in variants.items()}
     calls = {
-        name: asked.call(stream, name)
+        name: asked.call(stream, variants[name])
         for name, took in trials.items()
         if took <= slowest or name == picked
     }
@@ -181,7 +183,7 @@ def _entry(
     return Entry(name, seconds, True, asked.error(call()), keeps_bits)
 
 
-def _trial(asked: Query, stream: Any, variant: str) -> float:
+def _trial(asked: Query, stream: Any, variant: str | None) -> float:
     """Seconds a call takes at the first guess: of the problem with fewer and shorter images, by
     the ratio of FLOP.  Compiles what is not compiled yet."""
     p = asked.problem

@@ -62,9 +62,9 @@ def test_threads(variant, dtype, always_parallel):
 @pytest.fixture
 def not_shared():
     """A plan of a problem too small to share, which has run on one thread."""
-    x = np.ones((40, 9, 8), np.float32)
-    mlxconv.conv1d(x, x)
-    found = dispatch.plan(mlxconv.explain(x, x).problem)
+    x, w = np.ones((4, 60, 8), np.float32), np.ones((40, 3, 8), np.float32)
+    mlxconv.conv1d(x, w)
+    found = dispatch.plan(mlxconv.explain(x, w).problem)
     assert threads._chunks(found.schedule, None) == 1
     return found.problem
 

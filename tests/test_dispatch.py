@@ -151,9 +151,8 @@ def test_no_worker_packs_filters_that_another_packs(positions, padding, dtype):
     """Few positions: each worker packs a few panels at a time for all of them."""
     x = (1, positions + 8 - 2 * padding, 512)
     q = Parameters("conv1d", 1, padding, 1, 1, 1, False)
-    schedule = dispatch.plan(
-        problem_of(q, x, np.dtype(dtype), (512, 9, 512), np.dtype(dtype))
-    ).schedule
+    problem = problem_of(q, x, np.dtype(dtype), (512, 9, 512), np.dtype(dtype))
+    schedule = dispatch.plan(problem, "direct").schedule
     assert schedule.shared == 0 and schedule.panels >= 512 * 9 * 512
     assert schedule.scratch < schedule.panels // 4
 

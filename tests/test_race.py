@@ -8,10 +8,12 @@ import pytest
 
 import mlxconv
 from mlxconv import dispatch, racing, roofline, sampling, timing
+from mlxconv.kernels import channels_first
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
 from mlxconv.tables import Table, number
 from tests import helpers
+from tests.conftest import forget_plans
 from tests.test_roofline import MACHINE
 
 
@@ -82,6 +84,19 @@ def test_races_and_explanations_of_gradients(x, w, named, by):
     else:
         assert race.problem == problem and "outer" in {entry.variant for entry in race.entries}
         assert terms >= np.prod(problem.output_shape[:-1]) or max(problem.input_dilation) > 1
+
+
+def test_the_phases_of_what_is_picked_may_have_no_variant_in_common(monkeypatch):
+    """One phase has three filters, too few for channels_first, and the larger one has six."""
+    monkeypatch.setattr(channels_first, "cost", lambda p: 0.0)
+    forget_plans()
+    problem = ((1, 60, 3), (3, 3, 3)), {"input_dilation": 3, "stride": 2, "padding": ([4], [5])}
+    race = mlxconv.race(*problem[0], **problem[1], rounds=1)
+    forget_plans()
+    assert race.picked == "channels_first" and race.picked in {e.variant for e in race.entries}
+    assert race.picked not in dispatch.able(race.problem)
+    assert race.regret >= 0 and str(race).count("picked") == 1
+    assert all(entry.ran and entry.error <= 10 for entry in race.entries)
 
 
 def test_races_of_gradients_run_on_the_callers_arrays():
