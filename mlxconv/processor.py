@@ -100,10 +100,20 @@ def caches() -> Caches:
     return Caches(sizes["1"], sizes["2"], sizes["3"], ways)
 
 
+def _is_zen5() -> bool:
+    return target()[1] == "znver5"
+
+
+def from_L2() -> float:
+    """How much longer tiles take whose windows L1 does not hold; on Zen 5, which reads a whole
+    vector from L2 in a cycle, no longer."""
+    return 1.0 if _is_zen5() else 1.1
+
+
 def far_bytes() -> int:
     """The size from which an array that is written has left the caches since it was last: a quarter
     of L3, which others use as well, where measured, but half of it on Zen 5."""
-    return caches().L3_bytes // (2 if target()[1] == "znver5" else 4)
+    return caches().L3_bytes // (2 if _is_zen5() else 4)
 
 
 def read_bytes() -> int:
@@ -116,7 +126,7 @@ def streamed_bytes() -> int:
     thirds of L3, which others use as well, but half more than all of it on Zen 5.  On Zen 4 1.1 to
     1.4x from 23 to 29 MB of 32, and half as fast for 15 MB if L3 holds them; on Zen 5 1.1 to 1.8x
     from 50 MB on, and half as fast for 29 MB."""
-    return caches().L3_bytes * (9 if target()[1] == "znver5" else 4) // 6
+    return caches().L3_bytes * (9 if _is_zen5() else 4) // 6
 
 
 def lines_per_set(step_bytes: int, rows: int) -> int:

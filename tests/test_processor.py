@@ -39,3 +39,17 @@ def test_multiply_adds_per_cycle(cpu, vector_bytes, starts, monkeypatch):
     monkeypatch.setattr(processor, "target", lambda: ("x86_64-linux", cpu, frozenset()))
     monkeypatch.setattr(processor, "vector_bytes", lambda: vector_bytes)
     assert processor.fma_per_cycle() == starts
+
+
+@pytest.mark.parametrize(
+    ("cpu", "far", "streamed", "from_L2"),
+    [("znver5", 16, 48, 1.0), ("znver4", 8, 21, 1.1), ("haswell", 8, 21, 1.1)],
+)
+def test_what_is_far_and_what_L2_costs(cpu, far, streamed, from_L2, monkeypatch):
+    """For an L3 of 32 MB: Zen 5 keeps what it wrote for longer, and reads vectors from L2 as fast
+    as tiles take them."""
+    monkeypatch.setattr(processor, "target", lambda: ("x86_64-linux", cpu, frozenset()))
+    monkeypatch.setattr(processor, "caches", lambda: Caches(32 << 10, 1 << 20, 32 << 20, 8))
+    assert processor.far_bytes() == far << 20
+    assert processor.streamed_bytes() >> 20 == streamed
+    assert processor.from_L2() == from_L2

@@ -67,23 +67,27 @@ PANELS_OF_PART = 2
 MOST_AHEAD = {16: 4, 32: 16}
 MOST_COPIED = 1 << 24  # bytes of windows
 MOST_BLOCKS = 2  # of positions, each of which packs the panels again
+MOST_IDLE = 0.05  # of all cores, where pieces come from L3
 
 
 def piece_rows(g: np.ndarray, window: int, itemsize: int, gathers: bool) -> int:
-    """The rows of a panel that are met at a time, where no cache holds all panels; 0 if it is met
-    as a whole.  Pieces take 0.6 to 0.95 of the time, packed before or not, and up to 1.4 where L2
-    does not hold the input that meets one.  That of several lines is copied.  Windows too long for
-    that may be met in two blocks: without pieces each core would pack all panels as well."""
+    """The rows of a panel that are met at a time, where no cache holds all panels, or L2 not one
+    beside the input; 0 if it is met as a whole.  Pieces take 0.6 to 0.95 of the time, packed before
+    or not, and up to 1.4 where L2 does not hold the input that meets one; from L3 0.76 to 1.  The
+    input of several lines is copied.  Windows too long for that may be met in two blocks: without
+    pieces each core would pack all panels as well."""
     windows_bytes, blocks = _windows_bytes(g, window, itemsize), _piece_blocks(g)
-    panels_bytes = int((g["groups"] * g["panels"] * g["NR"])[0]) * window * itemsize
+    panel_bytes = int(g["NR"][0]) * window * itemsize
+    panels = int((g["groups"] * g["panels"])[0])
     if gathers or lines_of(g) > 1:
         fits = blocks == 1 and windows_bytes <= MOST_COPIED
     else:
         fits = blocks <= (MOST_BLOCKS if windows_bytes > WINDOWS_BYTES else 1)
-    is_worth = (
-        fits and are_from_memory(panels_bytes) and _ahead(g) <= MOST_AHEAD[processor.registers()]
-    )
-    return PIECE_BYTES // itemsize if is_worth else 0
+    is_long = 2 * panel_bytes > processor.caches().L2_bytes
+    idle = -panels % processor.cores() / panels  # there are no blocks to make shares equal
+    waits = are_from_memory(panels * panel_bytes) or (is_long and idle <= MOST_IDLE)
+    has_time = _ahead(g) <= MOST_AHEAD[processor.registers()]
+    return PIECE_BYTES // itemsize if fits and waits and has_time else 0
 
 
 def _piece_blocks(g: np.ndarray) -> int:

@@ -105,6 +105,16 @@ def test_groups_of_a_block_have_panels_that_stay_in_L2(channels):
     assert parts == 16 or 4 * schedule.panels / parts <= 1.01 * most
 
 
+@pytest.mark.parametrize(("part", "in_pieces"), [(1, True), (8, False)])
+def test_panels_that_L2_does_not_hold_are_met_in_pieces(part, in_pieces):
+    """Of windows so long that even a panel of one vector takes half of L2; L3 holds all panels."""
+    lanes = processor.vector_bytes() // 4
+    window = (processor.caches().L2_bytes // (2 * 4 * lanes) + 1000) // part
+    problem = Shape(1, 100, window, 24 * lanes, 1).problem()
+    g = plan(problem, "direct").schedule.geometry
+    assert (g["piece"][0] > 0) == in_pieces
+
+
 @pytest.mark.parametrize(("N", "L"), [(1, 30000), (10000, 3)], ids=["by line", "gathered"])
 def test_panels_from_memory_meet_many_positions(N, L):
     """Where no cache holds the filters, a block reads them for so many that it seldom waits."""
