@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlxconv import conv1d, conv_general
+from mlxconv import conv1d, conv_general, processor
 from tests import helpers
 from tests.problems import random_cases
 
@@ -32,6 +32,12 @@ def test_empty_extents(x, w, y, dtype):
 def test_no_taps():
     with pytest.raises(ValueError, match="at least one tap"):
         conv1d(ones(1, 5, 2), ones(3, 0, 2))
+
+
+def test_no_input_for_filters_that_no_cache_holds():
+    filters = processor.far_bytes() // (4 * 1024) + 16
+    y = conv1d(ones(0, 60, 1024), ones(filters, 1, 1024), variant="direct")
+    assert y.shape == (0, 60, filters)
 
 
 @pytest.mark.parametrize("variant", helpers.KERNELS)

@@ -84,8 +84,9 @@ def piece_rows(g: np.ndarray, window: int, itemsize: int, gathers: bool) -> int:
     else:
         fits = blocks <= (MOST_BLOCKS if windows_bytes > WINDOWS_BYTES else 1)
     is_long = 2 * panel_bytes > processor.caches().L2_bytes
-    idle = -panels % processor.cores() / panels  # there are no blocks to make shares equal
-    waits = are_from_memory(panels * panel_bytes) or (is_long and idle <= MOST_IDLE)
+    # there are no blocks of positions that would make shares equal
+    are_equal = -panels % processor.cores() <= MOST_IDLE * panels
+    waits = are_from_memory(panels * panel_bytes) or (is_long and are_equal)
     has_time = _ahead(g) <= MOST_AHEAD[processor.registers()]
     return PIECE_BYTES // itemsize if fits and waits and has_time else 0
 
@@ -103,7 +104,7 @@ def rows_ahead(g: np.ndarray) -> int:
 
 def _ahead(g: np.ndarray) -> int:
     tiles = -(-positions_of(g) // int(g["MR"][0]))
-    return -(-int(g["NR"][0]) // tiles)
+    return -(-int(g["NR"][0]) // max(1, tiles))
 
 
 PANELS_OF_INPUT = 4  # a part has as many as the input it copies: an eighth of the time to pack them

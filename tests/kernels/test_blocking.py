@@ -110,7 +110,7 @@ def test_panels_that_L2_does_not_hold_are_met_in_pieces(part, in_pieces):
     """Of windows so long that even a panel of one vector takes half of L2; L3 holds all panels."""
     lanes = processor.vector_bytes() // 4
     window = (processor.caches().L2_bytes // (2 * 4 * lanes) + 1000) // part
-    problem = Shape(1, 100, window, 24 * lanes, 1).problem()
+    problem = Shape(1, 80, window, 24 * lanes, 1).problem()
     g = plan(problem, "direct").schedule.geometry
     assert (g["piece"][0] > 0) == in_pieces
 
