@@ -149,7 +149,8 @@ def race(
     q = (stride, padding, dilation, groups, input_dilation, flip)
     asked = query(input, weight, *q, dtype, transposed, output_padding, gradient).with_data()
     p, threads = asked.problem, resolve(stream).threads or default_threads()
-    picked, kernels = asked.picked, {asked.picked, *asked.able()}
+    picked = asked.picked
+    kernels = {picked, *asked.able()}
     # what the table picks is asked for as such: its phases may have no variant in common
     variants = {name: name for name in asked.able(keeps_bits=False)} | {picked: None}
     trials = {name: _trial(asked, stream, variant) for name, variant in variants.items()}

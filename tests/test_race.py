@@ -86,13 +86,19 @@ def test_races_and_explanations_of_gradients(x, w, named, by):
         assert terms >= np.prod(problem.output_shape[:-1]) or max(problem.input_dilation) > 1
 
 
-def test_the_phases_of_what_is_picked_may_have_no_variant_in_common(monkeypatch):
-    """One phase has three filters, too few for channels_first, and the larger one has six."""
+@pytest.fixture
+def always_turned(monkeypatch):
+    """The table picks channels_first wherever it can compute a problem."""
     monkeypatch.setattr(channels_first, "cost", lambda p: 0.0)
     forget_plans()
-    problem = ((1, 60, 3), (3, 3, 3)), {"input_dilation": 3, "stride": 2, "padding": ([4], [5])}
-    race = mlxconv.race(*problem[0], **problem[1], rounds=1)
+    yield
     forget_plans()
+
+
+def test_the_phases_of_what_is_picked_may_have_no_variant_in_common(always_turned):
+    """One phase has three filters, too few for channels_first, and the larger one has six."""
+    phased = {"input_dilation": 3, "stride": 2, "padding": ([4], [5])}
+    race = mlxconv.race((1, 60, 3), (3, 3, 3), **phased, rounds=1)
     assert race.picked == "channels_first" and race.picked in {e.variant for e in race.entries}
     assert race.picked not in dispatch.able(race.problem)
     assert race.regret >= 0 and str(race).count("picked") == 1

@@ -98,9 +98,9 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0, PIECES_A
     for: of a group at once, of a tile line by line.  With PIECES_AHEAD it adds to what y holds,
     tile behind tile, and each tile asks for so many rows of the next piece, see pieces.py.
 
-    The first loop steps from element to element by what LLVM cannot know to be 1: a loop over a
-    range it unrolls, which spills some tiles, and is of no use to the others: with windows of three
-    elements those of 6 x 2 take 0.87 to 0.9 of the time."""
+    The first loop steps from element to element by what LLVM cannot know to be 1.  A loop over a
+    range it unrolls for some processors, which spills some tiles and gains the others nothing: as
+    it is, 6 x 2 takes 0.87 to 0.9 of the time with windows of three elements."""
     LANES, NR, BYTES = vec.lanes, NV * vec.lanes, vec.dtype.itemsize
     NEXT_, NEXT_STEP_, LAST = NEXT, NEXT_STEP, max(0, NR - PIECES_AHEAD)
     are_far = far_outputs(NR, STREAMS, vec)
@@ -147,7 +147,7 @@ def micro_kernel(MR, NV, vec, STREAMS=0, GROUPS_AHEAD=0, TILES_AHEAD=0, PIECES_A
                             acc[m, v] = zero(vec)
                 for r in range(runs.count):  # first loop: contiguous pieces of the window
                     x_r, w_r = x_l + runs.table[2 * r], panel_o + runs.table[2 * r + 1] * NR
-                    asked = runs.table[2 * r + 1] * LANES  # before this run, of MR rows
+                    asked = runs.table[2 * r + 1] * LANES  # before this element, of MR rows
                     end = x_r + runs.length * runs.step
                     while x_r < end:  # one rank-1 update of the tile
                         for n in static_range(PIECES_AHEAD):

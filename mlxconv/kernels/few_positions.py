@@ -1,7 +1,7 @@
 """Few positions beside filters: it is panels that are shared out, each packed by who meets it.
 
-To pack filters, or to read packed ones, then takes as long as the sums.  Where no cache holds them
-they are met in pieces, see pieces.py.
+To pack filters, or to read packed ones, then takes as long as the sums.  Where no cache holds them,
+or L2 not one panel beside the input, they are met in pieces, see pieces.py.
 """
 
 import numpy as np

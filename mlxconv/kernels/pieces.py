@@ -1,8 +1,9 @@
-"""Filters that no cache holds: panels are met piece by piece, while the next piece is fetched.
+"""Filters from afar: panels are met piece by piece, while the next piece is fetched.
 
-A panel that comes from memory is waited for by the first tile that meets it; if it is packed in the
-call, so are the filters.  Here a piece of a panel is met by all positions of a block as soon as it
-is there, and meanwhile each tile asks for some rows of the one after it:
+A panel that comes from memory, or is too long for L2, is waited for by the first tile that meets
+it; if it is packed in the call, so are the filters.  Here a piece of a panel is met by all
+positions of a block as soon as it is there, and meanwhile each tile asks for some rows of the one
+after it:
 
     for pieces of the window        a piece of the input stays in L2
         for panels                  pack this piece, unless it is
