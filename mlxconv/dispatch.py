@@ -83,16 +83,19 @@ VARIANTS: Final = (  # tried in order; the last takes anything
 # fmt: on
 
 
-PER_WINDOW = {1: 8, 2: 32}  # elements, by the multiply-adds that start in a cycle
+PER_WINDOW = {1: 8, 2: 16}  # elements, by the multiply-adds that start in a cycle
+FEW_WINDOWS = 12  # which direct takes longer for, whatever the filters
 
 
 def _are_few_and_long(p: Problem) -> bool:
-    """Whether there are few windows, and each has so many elements for each of them that to pack
-    filters takes longer than to read them: with two multiply-adds a cycle direct takes 0.6 to 0.9
-    of the time for 2 to 7 windows of 48 elements, and 1.2 to 2 times as long for those of 768."""
-    window = math.prod(p.K) * p.C // p.groups
-    most = window // PER_WINDOW[processor.fma_per_cycle()]
-    return p.N * math.prod(p.output_L) <= min(12, most)
+    """Whether there are few windows, or few for these filters, and each has so many elements for
+    each of them that to pack filters takes longer than to read them: with two multiply-adds a cycle
+    direct takes 0.7 to 0.9 of the time for 4 to 7 windows of 48 elements and many filters, and 1.2
+    to 2 times as long for those of 192."""
+    windows, window = p.N * math.prod(p.output_L), math.prod(p.K) * p.C // p.groups
+    if windows > window // PER_WINDOW[processor.fma_per_cycle()]:
+        return False
+    return windows <= FEW_WINDOWS or OF_DOT * p.O // p.groups < _cost_of_direct(p)
 
 
 LONG_SUMS = 144  # multiply-adds of an output from which the larger tiles of direct take less time
@@ -122,29 +125,50 @@ def _are_few_filters(p: Problem) -> bool:
 # turned_tiling.py
 OF_DOT = 2.1  # of dot
 OVER_GROUPS = 1.4  # of grouped
-OF_GROUPS = 1.4  # of direct for several groups
+OF_GROUPS = 10  # ... of direct for several groups: so many more for a window of the first panel
 FAR_TURNED = 1.9  # times those of channels_first where outputs go to memory
 PACKING_CYCLES = 2000  # that direct takes to begin to pack
 
 
 def _is_worth_turning(p: Problem) -> bool:
     """Whether to turn input and outputs costs less than the lanes that other variants leave empty,
-    or dot takes for sums over lanes.  Where outputs go to memory it takes FAR_TURNED times as long:
-    beside direct, which sums in the same order, those of a large batch; beside grouped those of a
-    large image, lest the batch choose the order."""
+    or dot takes for sums over lanes.  Where outputs go to memory it takes FAR_TURNED times as long.
+    Beside grouped, which sums in another order, a single image is weighed, lest the batch choose
+    the order."""
     suits_dot = not dot.refuses(p)
     if p.groups == p.C or (suits_dot and _are_few_filters(p)):
         return False
-    filters, lanes, far = p.O // p.groups, lanes_of(p), tiling.is_far(p)
+    filters, lanes = p.O // p.groups, lanes_of(p)
     if suits_dot and _are_few_and_long(p):
         other = OF_DOT * filters
     elif p.groups > 1 and filters <= lanes and not _suit_others(p):
-        other, far = lanes / (lanes // filters) * OVER_GROUPS, tiling.is_far(p._replace(N=1))
+        other, p = lanes / (lanes // filters) * OVER_GROUPS, p._replace(N=1)
     else:
-        other = tiling.fastest(p, direct.tiles()).cost * (OF_GROUPS if p.groups > 1 else 1)
-        sums = max(1, p.C // p.groups * math.prod(p.K)) * tiling.positions_of(p)
-        other += PACKING_CYCLES * processor.fma_per_cycle() * lanes / sums
-    return channels_first.cost(p) * (FAR_TURNED if far else 1) < other
+        other = _cost_of_direct(p)
+    return channels_first.cost(p) * (FAR_TURNED if tiling.is_far(p) else 1) < other
+
+
+def _cost_of_direct(p: Problem) -> float:
+    """As tiling.Choice.cost, with what several groups add, and packing."""
+    window = max(1, p.C // p.groups * math.prod(p.K))
+    packing = PACKING_CYCLES / tiling.positions_of(p) * processor.fma_per_cycle() * lanes_of(p)
+    best = tiling.fastest(p, direct.tiles())
+    apart = OF_GROUPS / window / best.panels if p.groups > 1 else 0
+    return best.cost * (1 + apart) + packing / window
+
+
+# to copy filters that lie apart, in cycles of all cores; what it may take of the time without
+COPIED_CYCLES, COPY_CYCLES = 1.3, 20000  # of an element; beside them, a launch of its own as well
+WORTH_COPYING = 1 / 6
+
+
+def _takes_copies(p: Problem) -> bool:
+    """Whether to copy the filters takes longer than a variant that does not pack them may gain:
+    small transposed convolutions took up to three times as long.  A single image is weighed, lest
+    the batch choose the order of sums."""
+    cycles = COPY_CYCLES + COPIED_CYCLES * math.prod(p.weight_shape)
+    copying = cycles * processor.cores() * processor.flop_per_cycle()
+    return copying > WORTH_COPYING * p._replace(N=1).flop
 
 
 AnyPlan = Plan | FourierPlan | PhasedPlan
@@ -174,11 +198,12 @@ def _parts(problem: Problem) -> tuple[Problem, ...]:
 
 
 @lru_cache(maxsize=4096)
-def plan(problem: Problem, variant: str | None = None) -> AnyPlan:
+def plan(problem: Problem, variant: str | None = None, views: bool = False) -> AnyPlan:
     """How `problem` is computed: by the first row that holds, or by the row named `variant`; if
-    its input is dilated, each phase apart from the others."""
+    its input is dilated, each phase apart from the others.  Filters may be `views` of others, which
+    do not lie one behind the other."""
     if max(problem.input_dilation) == 1 or variant == "reference":
-        return _plan(problem, variant)
+        return _plan(problem, variant, views)
     phases = phases_of(problem)
     if not phases or 0 in problem.output_shape:
         return _plan(problem, "reference")  # there is nothing to multiply
@@ -188,7 +213,7 @@ def plan(problem: Problem, variant: str | None = None) -> AnyPlan:
 
 def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
     """How a part of `problem` is computed: where its outputs belong, if the kernel can do that."""
-    plan = _plan(weave.problem, variant)
+    plan = _plan(weave.problem, variant, views=True)
     if isinstance(plan, FourierPlan) or plan.is_empty or as_real(weave.problem) != weave.problem:
         return Part(weave, plan, None)
     schedule = plan.schedule
@@ -197,23 +222,26 @@ def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
     return Part(weave, plan, woven(schedule, problem, weave))
 
 
-def _plan(problem: Problem, variant: str | None) -> Plan | FourierPlan:
+def _plan(problem: Problem, variant: str | None, views: bool = False) -> Plan | FourierPlan:
     if variant is None:
-        return _first(problem)
+        return _first(problem, views)
     chosen = _named(variant)
     if reason := chosen.refuses(problem):
         raise ValueError(f"variant {variant!r} cannot compute this problem: {reason}")
     return chosen.plan(problem, ())
 
 
-def _first(problem: Problem) -> Plan | FourierPlan:
+def _first(problem: Problem, views: bool) -> Plan | FourierPlan:
     """The plan of the first row that holds, which knows why each row before it does not."""
     refused: list[tuple[str, str]] = []
     seen = _as_kernels_see(problem)
     for row in VARIANTS:
         reason = row.refuses(problem) or ("" if row.wins(seen) else row.loses)
         if not reason:
-            return row.plan(problem, tuple(refused))
+            made = row.plan(problem, tuple(refused))
+            if not views or made.packs or not _takes_copies(seen):
+                return made
+            reason = "to copy these filters, to lie one behind the other, takes long"
         refused.append((row.name, reason))
     raise AssertionError("the last row of VARIANTS takes any problem")
 

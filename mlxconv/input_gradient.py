@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlxconv.dispatch import AnyPlan, plan
+from mlxconv.dispatch import plan
 from mlxconv.forks import cached_property
 from mlxconv.problem import Problem
 
@@ -22,7 +22,7 @@ class InputGradient:
         self.cotangent_shape = problem.output_shape
         self._groups, self._turns = problem.groups, not problem.flip
         self._weight_shape = problem.weight_shape
-        self._plan = plan(input_gradient(problem))
+        self._plan = plan(input_gradient(problem), views=True)
 
     def run(self, dy: np.ndarray, w: np.ndarray, workers: int | None) -> np.ndarray:
         """The gradient by the input of the filters `w` where `dy` is that by the result."""
@@ -32,7 +32,6 @@ class InputGradient:
             if not at_once(dy, w, dx, None, workers):
                 return dx
         view = self._filters(w)
-        computed = self._reader(view)
         if view.ndim > w.ndim and not computed.reads(view):
             view = transposed(w, self._groups, self._turns)
         return computed.run(dy, view, workers)
@@ -41,7 +40,7 @@ class InputGradient:
     def _bound(self) -> Callable[..., int] | None:
         w = np.empty(self._weight_shape, self._plan.dtype)
         view = self._filters(w)
-        return self._reader(view).bound_to(view, w)
+        return self._plan.bound_to(view, w)
 
     def _filters(self, w: np.ndarray) -> np.ndarray:
         """Those of the gradient, as a view, with an axis of groups before all others if need be."""
@@ -49,15 +48,6 @@ class InputGradient:
         if self._groups == 1:
             return np.squeeze(view, 0)
         return np.squeeze(view, 1) if view.shape[1] == 1 else view
-
-    def _reader(self, view: np.ndarray) -> AnyPlan:
-        """The plan: one that reads such filters where they lie, if there is one, since to copy many
-        of them takes longer than any variant gains."""
-        computed = self._plan
-        if computed.variant == "dot" and not computed.reads(view):
-            direct = plan(computed.problem, "direct")
-            computed = direct if direct.reads(view) else computed
-        return computed
 
 
 def input_gradient(p: Problem) -> Problem:

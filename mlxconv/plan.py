@@ -26,6 +26,8 @@ TURNED_BYTES = 1 << 16  # the same where filters are neighbours, and channels ar
 class Planned:
     """What every plan knows: its problem, and the shape, type and memory of the result."""
 
+    packs = False  # filters, from wherever they lie
+
     def __init__(self, problem: "Problem", over_groups: bool = False) -> None:
         self.problem = problem  # as asked
         self.over_groups = over_groups  # whether what is read is soon followed by a write
@@ -93,6 +95,7 @@ class Plan(Planned):
         self.variant = variant
         self.schedule = schedule
         self.refused = refused  # the earlier rows of the table, and why not they
+        self.packs = schedule.panels > 0
         self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
         self._merges = as_lines(problem) != problem  # axes, which then must lie without gaps
         self.is_real = self.is_real and not problem.flip

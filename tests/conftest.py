@@ -5,6 +5,7 @@ import pytest
 from mlxconv import processor, threads
 from mlxconv.api import _known_runner, _runner
 from mlxconv.dispatch import plan
+from mlxconv.kernels import tiling
 
 
 def forget_plans():
@@ -13,6 +14,7 @@ def forget_plans():
     processor.vector_bytes.cache_clear()
     threads._worth_sharing.cache_clear()
     plan.cache_clear()
+    tiling.fastest.cache_clear()
     _runner.cache_clear()
     _known_runner.cache_clear()
 

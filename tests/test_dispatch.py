@@ -5,6 +5,7 @@ import pytest
 
 import mlxconv
 from mlxconv import dispatch, processor
+from mlxconv.bench.shapes import Shape
 from mlxconv.kernels import dot
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
@@ -33,7 +34,7 @@ def test_rows_have_what_explain_and_tests_rely_on(row):
         ((1, 100, 32), (64, 3, 1), dict(groups=32), "grouped"),
         ((1, 100, 32), (96, 3, 1), dict(groups=32), "grouped"),
         ((1, 100, 32), (32, 3, 4), dict(groups=8), "grouped"),
-        ((1, 100, 32), (8, 3, 4), dict(groups=8), "grouped"),
+        ((1, 100, 24), (8, 3, 3), dict(groups=8), "grouped"),
         ((1, 100, 32), (24, 3, 4), dict(groups=8), "grouped"),
         ((1, 100, 32), (1024, 3, 4), dict(groups=8), "direct"),
         ((1, 100, 32), (1024, 3, 1), dict(groups=32), "direct"),
@@ -74,6 +75,28 @@ def test_the_order_of_sums_does_not_depend_on_the_batch():
                 found = dispatch.plan(problem(each._replace(x_shape=shape), "float32"))
                 won.add(found.variant.replace("channels_first", "direct"))
             assert len(won) == 1, (each, won)
+
+
+@pytest.mark.parametrize("filters", range(5, LANES, 2))
+def test_nor_where_shares_of_few_images_are_not_equal(filters):
+    """Three images keep two cores as busy as four: one order of sums was taken for odd batches."""
+    for W in range(60, 400, 16):
+        w = (4 * filters, 3, 2 * filters)
+        won = {mlxconv.explain((N, W, 8 * filters), w, groups=4).variant for N in (1, 2, 3, 5)}
+        assert "grouped" not in won or len(won) == 1, (W, won)
+
+
+def test_filters_that_lie_apart_are_packed():
+    """Those of a phase would be copied for a variant that reads them one behind the other, which
+    takes longer than it gains, unless they are few beside the positions."""
+    alone = set()
+    for L, C, filters, K in ((40, 80, 80, 3), (16, 256, 128, 5), (50, 16, 10, 4)):
+        found = dispatch.plan(Shape(1, L, C, filters, K, stride=2, transposed=True).problem())
+        alone |= {dispatch.plan(part.weave.problem).variant for part in found.parts}
+        assert all(part.plan.packs for part in found.parts)
+    assert "channels_first" in alone
+    long = Shape(1, 9000, 300, LANES // 2 + 1, 4, stride=2, transposed=True).problem()
+    assert dispatch.plan(long).variant == "channels_first"
 
 
 def test_explain_says_what_ran():

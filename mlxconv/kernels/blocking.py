@@ -1,7 +1,6 @@
 """How large the blocks are that jobs compute: of lines, of positions, of groups and of panels."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,9 +8,7 @@ from mlxconv import processor
 from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import STAYS_ALIGNED
-
-if TYPE_CHECKING:
-    from mlxconv.problem import Problem
+from mlxconv.kernels.padding import line_in, met, shortened
 
 
 def positions_of(g: np.ndarray) -> int:
@@ -36,7 +33,7 @@ def gathers(g: np.ndarray, MR: int, itemsize: int) -> bool:
         return False
     crowded = crowding(int(g["stride"][0, 2] * g["x_step"][0, 2]) * itemsize, MR)
     by_line, gathered = -(-W // MR) * MR / W, -(-positions // MR) * MR / positions
-    wasted = (by_line - gathered + met(g) - 1 + crowded - 1) * 2 * int(g["O"][0])
+    wasted = (by_line - gathered + met(line_in(g)) - 1 + crowded - 1) * 2 * int(g["O"][0])
     taps, dilation, channels = int(g["K"][0, 2]), int(g["dilation"][0, 2]), int(g["C"][0])
     return wasted > READ_AGAIN_FLOP + gather_flop(taps, dilation, channels)
 
@@ -66,29 +63,6 @@ def stay_or_copy(g: np.ndarray, lanes: int, itemsize: int) -> None:
         g["stays"] = False if straddle or reloaded >= least else STAYS_ALIGNED
     if processor.filled(step, 2 * (rows + taps)) > 1:
         g["width"] += lanes + -width % lanes
-
-
-def met(g: np.ndarray, rows: int = 1) -> float:
-    """The share of the taps of a line that blocks of so many positions compute: those that some of
-    their positions meet the input with."""
-    names = ("out", "L", "K", "stride", "dilation", "padding")
-    W, L, K, stride, dilation, padding = (int(g[name][0, 2]) for name in names)
-    first = np.arange(K) * dilation - padding  # the row that a tap of the first window meets
-    lo, hi = np.maximum(0, -(first // stride)), np.minimum(W, (L - 1 - first) // stride + 1)
-    blocks = np.where(lo < hi, -(-hi // rows) - lo // rows, 0)
-    return float(np.minimum(W, blocks * rows).mean()) / W
-
-
-def whole_windows(L: int, W: int, K: int, stride: int, dilation: int, padding: int) -> int:
-    """The positions of a line of W whose windows lie inside the input."""
-    lo = min(W, max(0, -(-padding // stride)))
-    return max(0, min(W, (L - 1 - (K - 1) * dilation + padding) // stride + 1) - lo)
-
-
-def meets_padding(p: "Problem") -> bool:
-    """Whether some window of `p` reaches past the ends of an axis."""
-    axes = zip(p.L, p.output_L, p.K, p.stride, p.kernel_dilation, p.padding_lo, strict=True)
-    return any(whole_windows(*axis) < axis[1] for axis in axes)
 
 
 GATHER_FLOP = 12  # per element
@@ -136,7 +110,6 @@ def block_rows(g: np.ndarray, by_line: bool) -> int:
     return min(max(rows, -(-tiles // blocks) * MR), int(g["out"][0, 2]))
 
 
-SHORT = (8, 16, 32)  # blocks of a line, which leave out taps that only others meet the input with
 FROM_L3 = 24  # positions for which all panels are worth reading where L2 does not hold them
 FROM_MEMORY = 192  # where those of other cores and the input leave L3 no room for them: 1.1 to 1.5x
 BLOCK_CYCLES = 500  # that a block takes to begin
@@ -157,16 +130,9 @@ def worth_reading(panels_bytes: int) -> int:
     return FROM_L3 if panels_bytes > processor.caches().L2_bytes else 1
 
 
-def shortened(g: np.ndarray, positions: int, least: int, lines: int, flop: float) -> int:
-    """The positions of a block, or fewer, but `least` tiles: short blocks leave out taps that only
-    others meet the input with, and there are more to begin, of so many lines, or parts of panels.
-    1.03x for dilated problems, up to 1.8x where padding is longer than the input.  Tiles that read
-    in place leave out all of them."""
-    W, MR, groups = int(g["out"][0, 2]), int(g["MR"][0]), int(g["groups"][0])
-    begins = (BLOCK_CYCLES + groups * GROUP_CYCLES) * processor.flop_per_cycle() * lines
-    choices = [min(positions, max(least, W // MR // blocks) * MR) for blocks in SHORT]
-    choices *= not g["in_place"][0]
-    return min([positions, *choices], key=lambda n: met(g, n) * flop + -(-W // n) * begins)
+def block_flop(groups: int) -> float:
+    """What a tile could do in the time that a block of so many groups takes to begin."""
+    return (BLOCK_CYCLES + groups * GROUP_CYCLES) * processor.flop_per_cycle()
 
 
 def line_blocks(
@@ -189,7 +155,9 @@ def line_blocks(
     if not few:
         least = max(least, -(-worth_reading(panels * panel_bytes) // MR))
         positions = max(positions, least * MR)
-    positions = shortened(g, positions, least, lines * (panels if few else 1), flop)
+    if not g["in_place"][0]:  # tiles that read in place leave out all taps that they may
+        begins = block_flop(groups) * lines * (panels if few else 1) / max(1.0, flop)
+        positions = shortened(line_in(g), positions, MR, least, begins)
     wanted = min(8 * processor.cores(), max(1, round(flop / JOB_FLOP)))
     parts = max(parts, min(groups, -(-wanted // max(1, lines * -(-W // positions)))))
     if not fit_side_by_side(all_bytes):
@@ -236,11 +204,14 @@ def gathered_blocks(g: np.ndarray, elements: Elements, flop: float, few: bool) -
     return max(least, -(-positions // blocks)) * size
 
 
+MOST_TILES = 64  # of a block
+
+
 def block_positions(MR: int, row_bytes: int, panel_bytes: int) -> int:
     """Positions per block: their input and one panel share half of L2, since the rest of the
     panels, the output and the prefetchers want the other half."""
     room = processor.caches().L2_bytes // 2 - panel_bytes
-    return MR * max(4, min(64, room // max(1, row_bytes * MR)))
+    return MR * max(4, min(MOST_TILES, room // max(1, row_bytes * MR)))
 
 
 def reads_ahead(g: np.ndarray, elements: Elements, moved: int) -> str:

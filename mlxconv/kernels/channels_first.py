@@ -34,6 +34,7 @@ from mlxconv.kernels.geometry import KEPT, OUTPUTS, PACKED, SUSPECT, locate
 from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.loops import tile_call
 from mlxconv.kernels.packing import finite
+from mlxconv.kernels.padding import meets_padding
 from mlxconv.kernels.schedule import Part, Schedule, Step
 from mlxconv.kernels.turned_tiling import Blocks, blocks_of, tiles
 from mlxconv.kernels.turning import transposes, turns
@@ -180,7 +181,7 @@ def schedule(p: "Problem") -> Schedule:
     lines, parts = blocks.lines, blocks.group_blocks
     g["blocks"], g["panel_blocks"] = blocks.shares
     g["group_blocks"], g["classes"], g["class_step"] = parts, blocks.classes, blocks.step
-    suspects = blocking.meets_padding(p)
+    suspects = meets_padding(p)
     g["checks"] = OUTPUTS if suspects else 0
     split = (
         ("lines", lines),

@@ -26,10 +26,10 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
-from mlxconv.kernels.blocking import meets_padding
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.layouts import geometry_of
+from mlxconv.kernels.padding import meets_padding
 from mlxconv.kernels.schedule import (
     Layout,
     Schedule,

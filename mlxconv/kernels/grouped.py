@@ -33,9 +33,9 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from mlxconv import processor
-from mlxconv.kernels.blocking import whole_windows
 from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.outputs import far_outputs
+from mlxconv.kernels.padding import line_of, whole_windows
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
 from mlxconv.simd.shuffles import MOST_LOADS, broadcast_each
 from mlxconv.simd.static import kernel, registers, static_range
@@ -228,9 +228,7 @@ def _tile(p: "Problem", stride: int) -> Tile:
     (few, _, many), taps = tiles(), taps_of(p.K[-1])[0]
     many = many if p.groups == p.C else of_several_channels(taps)
     W, rows = p.output_L[-1], (many.shape[0] - 1) * stride + taps
-    whole = whole_windows(
-        p.L[-1], W, p.K[-1], p.stride[-1], p.kernel_dilation[-1], p.padding_lo[-1]
-    )
+    whole = whole_windows(line_of(p))
     W = whole if whole >= few.shape[0] else W
     crowded = processor.filled(p.C * p.kernel_dilation[-1] * itemsize_of(p), rows) >= CROWDED
     slides = stride == 1

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlxconv import processor
-from mlxconv.kernels.blocking import meets_padding
 from mlxconv.kernels.copies import clears
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import KEPT, SUSPECT, locate
 from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.packing import finite, squares
+from mlxconv.kernels.padding import meets_padding
 from mlxconv.kernels.schedule import Part, Schedule, Step
 from mlxconv.kernels.window import (
     Rows,

@@ -28,6 +28,7 @@ from mlxconv.kernels.geometry import (
 from mlxconv.kernels.layouts import across_groups, in_phases
 from mlxconv.kernels.loops import blocks, gathered, runs_block, runs_lines, tile_call
 from mlxconv.kernels.packing import packers, packs
+from mlxconv.kernels.padding import meets_padding
 from mlxconv.kernels.pieces import runs_gathered, runs_pieces
 from mlxconv.kernels.sharing import share_lines
 from mlxconv.kernels.window import strip_copies, strips_call
@@ -182,7 +183,7 @@ def schedule_of(
     # a line that another core has written takes five times as long to read as to pack
     alone = few or parts >= processor.cores() or blocking.fit_side_by_side(panel_bytes)
     own, rows = _scratch(g, strip, vec.lanes), math.prod(_parts_of_job(g)) * window
-    suspects = layout.phases > 1 or blocking.meets_padding(p)
+    suspects = layout.phases > 1 or meets_padding(p)
     if suspects:
         few = written < panels or layout.phases > 1  # which may pad filters
         g["checks"] = OUTPUTS if few else FILTERS
@@ -241,7 +242,7 @@ def _blocked(
         blocking.line_blocks(g, window, elements, work, few)
     if few:
         panel_bytes = window * int(g["NR"][0]) * itemsize
-        copies = not gathers and (elements.converts or blocking.meets_padding(p))
+        copies = not gathers and (elements.converts or meets_padding(p))
         x_bytes = p.N * math.prod(p.L) * p.C * itemsize
         few_positions.share_panels(g, panel_bytes, x_bytes if copies else 0, work)
     if not gathers:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from mlxconv import processor
-from mlxconv.kernels.blocking import are_from_memory, block_rows, whole_windows
+from mlxconv.kernels.blocking import are_from_memory, block_rows
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.layouts import in_parts
+from mlxconv.kernels.padding import line_in, whole_windows
 from mlxconv.kernels.window import strip_elements
 
 
@@ -66,9 +67,7 @@ def sharings(g: np.ndarray, itemsize: int) -> Iterator[tuple[int, int, bool]]:
 
 def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place: bool) -> float:
     """What a sharing takes, all told, on all cores."""
-    H = int(g["out"][0, 1])
-    names = ("L", "out", "K", "stride", "dilation", "padding")
-    L, W, K, stride, dilation, padding = (int(g[name][0, 2]) for name in names)
+    H, line_axis = int(g["out"][0, 1]), line_in(g)
     MR, blocks, rows = int(g["MR"][0]), int(g["blocks"][0]), block_rows(g, True)
     lanes = processor.vector_bytes() // np.dtype(elements.dtype).itemsize
     vectors = max(1, int((g["panels"] * g["NR"])[0]) // lanes)
@@ -79,7 +78,7 @@ def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place:
     copies = strip / lanes * COPY * (4 if elements.converts else 1)
     if parts > 1:
         copies += ROW * strip * parts / int(g["width"][0])
-    ends = W - whole_windows(L, W, K, stride, dilation, padding)
+    ends = line_axis.W - whole_windows(line_axis)
     if g["stays"][0] and not elements.converts:
         if ends == 0:
             copies = 0.0

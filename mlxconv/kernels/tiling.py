@@ -9,18 +9,22 @@ time of the best.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
 from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking
+from mlxconv.kernels.geometry import COPY_FLOP
+from mlxconv.kernels.padding import Axis, line_of, met, shortened, whole_windows
 from mlxconv.kernels.schedule import Tile, itemsize_of, lanes_of
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 TILE_CYCLES = 8  # of a tile beside its multiply-adds and what all tiles take for an output
+PHASED = 1.06  # of the time of tiles, for phases
 TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
 # of the time of tiles that write within the caches what is far
 WITHIN = 1.6  # lines of memory that others would write past them
@@ -91,7 +95,38 @@ class Choice:
         if self.phases > 1 or self.rows > self.W:
             return self.rows > self.W
         MR = self.tile.shape[0]
-        return self._in_tiles(MR) * (1 + self._copies / self.lanes) < self._by_line(MR)
+        copied = self._in_tiles(MR) * (1 + self._copies / self.lanes)
+        return copied < self._by_line(MR) * self._met
+
+    @cached_property
+    def line(self) -> Axis:
+        """The last axis."""
+        return line_of(self.p)
+
+    @cached_property
+    def _block(self) -> int:
+        """The positions of a block of a line."""
+        p, MR, line = self.p, self.tile.shape[0], self.line
+        begins = blocking.block_flop(p.groups) * positions_of(p) / max(1, line.W * p.flop)
+        begins *= self.panels if self.few else 1
+        return shortened(line, min(line.W, blocking.MOST_TILES * MR), MR, 1, begins)
+
+    @cached_property
+    def _met(self) -> float:
+        """The share of the taps that blocks of a line compute."""
+        return met(self.line, self._block)
+
+    @cached_property
+    def _strip(self) -> float:
+        """The multiply-adds in whose time a block copies what it reads, for an element of each
+        window: all of it, or what the tiles at the ends of a line read."""
+        p, line, rows = self.p, self.line, self._block
+        if whole_windows(line) == line.W or not line.K:
+            return 0.0
+        span = (rows - 1) * line.stride + 1
+        strip = span + (line.K - 1) * min(line.dilation, span)
+        ends = 2 * self.tile.shape[0] * columns(p, self.tile) * self.panels / line.W
+        return min(ends, COPY_FLOP / 2 * strip / rows / line.K)
 
     @cached_property
     def _copies(self) -> float:
@@ -122,7 +157,9 @@ class Choice:
         cycles = sums / processor.fma_per_cycle()
         packs = blocking.pack_flop(1) / 2 / positions_of(p)
         packs *= 1 if self.shares_panels else self.cores
-        took = reach * (1 / self.phases + packs) * (1 + TILE_CYCLES / cycles)
+        met = 1.0 if self.gathers else self._met
+        took = reach * (met / self.phases + packs) * (1 + TILE_CYCLES / cycles)
+        took *= PHASED if self.phases > 1 else 1
         took *= sum(
             lanes * self._slowdown(tile.shape[0], TAIL_CYCLES / cycles)
             for tile, lanes in self.parts
@@ -131,9 +168,9 @@ class Choice:
 
     def _slowdown(self, MR: int, tail: float) -> float:
         """How much longer tiles of MR rows take than their lanes say."""
-        if not self.gathers:
-            return self._by_line(MR, tail)
         copiers = self.cores if self.shares_panels else 1
+        if not self.gathers:
+            return self._by_line(MR, tail) * (1 + self._strip * copiers / self.lanes)
         return self._in_tiles(MR) * (1 + self._copies * copiers / self.lanes)
 
     def _idle(self) -> float:
@@ -176,7 +213,8 @@ class Choice:
         return fit and 6 * lanes_of(p) <= p.O and filters % CACHE_LINE_BYTES > 0
 
 
-def fastest(p: "Problem", tiles: Sequence[Tile]) -> Choice:
+@lru_cache(maxsize=8)  # who picks a variant asks, and then the variant: a third of the time
+def fastest(p: "Problem", tiles: tuple[Tile, ...]) -> Choice:
     """The choice of the least cost."""
     return min(choices(p, tiles), key=lambda choice: choice.cost)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mlxconv import processor
 from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking, direct
+from mlxconv.kernels.padding import SHORT, line_of, met
 from mlxconv.kernels.schedule import Tile, itemsize_of, lanes_of
 from mlxconv.kernels.tiling import positions_of
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 TILE_CYCLES = 10  # of a tile beside its multiply-adds
 RUN_CYCLES = 4  # ... for each tap
 BLOCK_CYCLES = 300  # to begin a block
-INPUT_CYCLES = 0.6  # to turn an element of the input
-OUTPUT_CYCLES = 0.3  # ... of the output
+INPUT_CYCLES = 0.5  # to turn an element of the input
+OUTPUT_CYCLES = 0.4  # ... of the output
 SIDE_BY_SIDE = 2  # times as long, where cores write lines of memory that are neighbours
 FROM_L3 = 1.25  # of the time of tiles whose filters no cache of a core holds
 
@@ -101,10 +102,10 @@ class Blocks:
         """The elements of such a row, in a block of so many positions."""
         return positions + (self._taps - 1) * min(self.step, positions)
 
-    def sums(self, positions: int) -> float:
-        """Those of a group that tiles form for each of so many positions of a line, idle ones
-        too."""
-        return self.tiles * self.tile.shape[0] * (-(-positions // self.NR) * self.NR / positions)
+    @property
+    def sums(self) -> float:
+        """Those of a group that tiles form for each position of a line, idle ones too."""
+        return self.tiles * self.tile.shape[0] * self.row_tiles * self.NR / self.W
 
     @property
     def _room(self) -> int:
@@ -149,9 +150,8 @@ class Blocks:
         """Positions of one of equal blocks."""
         return -(-self.W // -(-self.W // self.positions))
 
-    @cached_property
-    def _computing(self) -> float:
-        """Cycles of the tiles of a group, for each position."""
+    def _computing(self, positions: int) -> float:
+        """Cycles of the tiles of a group, for each position of a block of so many."""
         (MR, NV), itemsize = self.tile.shape, itemsize_of(self.p)
         cycles = self.window * MR * NV / processor.fma_per_cycle() / self.tile.efficiency
         if self.window * self.NR * itemsize > processor.caches().L1_bytes:
@@ -159,13 +159,14 @@ class Blocks:
         if not blocking.fit_side_by_side(self.window * self.filters * itemsize):
             cycles *= FROM_L3
         cycles += TILE_CYCLES + math.prod(self.p.K) * RUN_CYCLES
-        return self.sums(self._of_block) / (MR * self.NR) * cycles
+        return self.sums / (MR * self.NR) * cycles * met(line_of(self.p), positions)
 
-    @cached_property
-    def _turning(self) -> float:
-        """... to turn the input."""
-        rows = self.turned * self.rows(self.positions) / self.positions
-        return rows * INPUT_CYCLES + BLOCK_CYCLES / self.groups / self._of_block
+    def _turning(self, positions: int) -> float:
+        """... to turn its input."""
+        rows, lanes = self.turned * self.rows(positions) / positions, lanes_of(self.p)
+        side = min(lanes, positions, max(1, self.groups * self.p.C // self.p.groups))
+        rows *= math.sqrt(lanes / side)  # of a square, the unit of turning
+        return rows * INPUT_CYCLES + BLOCK_CYCLES / self.groups / positions
 
     @cached_property
     def shares(self) -> tuple[int, int]:
@@ -174,12 +175,14 @@ class Blocks:
         again, and is of one group.  With parts 0.92 of the time of equal blocks alone."""
         cores, most = blocking.sharing(self.work), max(1, self.row_tiles // 2)
         others, choices = self._others, []
+        short = SHORT if met(line_of(self.p)) < 1 else ()
         for parts in {1, -(-cores // others), cores // math.gcd(cores, others)}:
             if parts == 1 or self.group_blocks == self.p.groups:
                 parts = min(self.tiles, parts)
                 blocks = -(-self.W // self._fitting(-(-self.filters // parts)))
                 even = min(blocking.even_blocks(blocks, others * parts, cores), most)
-                choices += [(blocks, parts), (max(blocks, even), parts)]
+                blocks_of_line = {blocks, even, *(min(n, most) for n in short)}
+                choices += [(n, parts) for n in sorted(blocks_of_line) if n >= blocks]
         return min(choices, key=self._cycles)
 
     def _idle(self, blocks: int, parts: int) -> float:
@@ -192,14 +195,18 @@ class Blocks:
 
     def _cycles(self, shares: tuple[int, int]) -> float:
         """For each position of a group, on all cores together."""
-        parts = shares[1]
-        cycles = self._computing * self._idle(*shares) + self._turning * parts
+        blocks, parts = shares
+        positions = -(-self.W // blocks)
+        cycles = self._computing(positions) * self._idle(blocks, parts)
+        cycles += self._turning(positions) * parts
         return cycles + self.filters * OUTPUT_CYCLES * min(parts, SIDE_BY_SIDE)
 
     @cached_property
     def work(self) -> float:
         """What tiles could compute, in FLOP, in the time that all takes on one core."""
-        cycles = self._computing + self._turning + self.filters * OUTPUT_CYCLES
+        positions = self._of_block
+        cycles = self._computing(positions) + self._turning(positions)
+        cycles += self.filters * OUTPUT_CYCLES
         return 2 * cycles * _speed(self.p) * positions_of(self.p) * self.p.groups
 
     @cached_property
@@ -221,4 +228,4 @@ def tiles() -> tuple[Tile, ...]:
 def blocks_of(p: "Problem") -> Blocks:
     """Those of the tile that takes least time for the filters of a group and a line."""
     fitting = (Blocks(p, tile) for tile in tiles() if tile.shape[0] <= p.O // p.groups)
-    return min(fitting, key=lambda blocks: blocks.sums(blocks.W) / blocks.tile.efficiency)
+    return min(fitting, key=lambda blocks: blocks.sums / blocks.tile.efficiency)

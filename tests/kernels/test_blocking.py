@@ -8,6 +8,7 @@ from mlxconv.bench.shapes import Shape
 from mlxconv.dispatch import plan
 from mlxconv.kernels import blocking, direct
 from mlxconv.kernels.geometry import locate
+from mlxconv.kernels.padding import line_in, met
 from mlxconv.kernels.schedule import Layout, schedule_of
 from mlxconv.kernels.tiling import columns
 
@@ -24,15 +25,15 @@ def geometry(L, K, C=1, O=20, **parameters):
 def test_taps_that_blocks_compute(L, K, stride, padding, dilation, rows):
     """`met` counts the taps of each block that some of its positions meet the input with."""
     g = geometry(L, K, stride=stride, padding=padding, dilation=dilation)
-    W = int(g["out"][0, 2])
-    computed = 0
+    line = line_in(g)
+    W, computed = line.W, 0
     for first in range(0, W, rows):
         block = range(first, min(first + rows, W))
         for k in range(K):
             if any(0 <= n * stride - padding + k * dilation < L for n in block):
                 computed += rows
-    share = blocking.met(g, rows)
-    assert blocking.met(g) <= share <= computed / (W * K) + 1e-9
+    share = met(line, rows)
+    assert met(line) <= share <= computed / (W * K) + 1e-9
     if W % rows == 0:
         assert share == pytest.approx(computed / (W * K))
 
@@ -42,7 +43,7 @@ def test_blocks_are_short_where_taps_are_left_out():
     long, short = geometry(5000, 5, C=64), geometry(138, 5, C=64, padding=1024, dilation=256)
     assert long["out"][0, 2] > short["out"][0, 2]
     assert blocking.block_rows(short, True) < blocking.block_rows(long, True) / 2
-    assert blocking.met(short, blocking.block_rows(short, True)) < 2 / 5
+    assert met(line_in(short), blocking.block_rows(short, True)) < 2 / 5
 
 
 def test_parts_of_panels_are_weighed_with_the_blocks_they_begin():
