@@ -73,10 +73,10 @@ VARIANTS: Final = (  # tried in order; the last takes anything
             loses="there is one group, or one channel and filter each, or dot or direct wins"),
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
-    # 1.2-3x the speed of direct with up to 12 positions, 0.9x with 16, and 0.6x where windows are
-    # short beside their number; 1.2-4x with up to four filters
+    # 1.1-3x the speed of direct with up to 12 positions, 0.8x with 16, or 1-1.8x if filters are
+    # few, and 0.6x where windows are short beside their number; 1.2-4x with up to four filters
     Variant(dot,       wins=lambda p: _are_few_and_long(p) or _are_few_filters(p),
-            loses="there are more than 12 output positions in the batch, or windows are short"),
+            loses="there are many output positions in the batch, or windows are short for these"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),
 )

@@ -59,6 +59,8 @@ def met(axis: Axis, rows: int = 1) -> float:
     """The share of the taps that blocks of so many positions compute: those that some of their
     positions meet the input with."""
     L, W, K, stride, dilation, padding = axis
+    if whole_windows(axis) == W:
+        return 1.0
     first = np.arange(K) * dilation - padding  # the row that a tap of the first window meets
     lo, hi = np.maximum(0, -(first // stride)), np.minimum(W, (L - 1 - first) // stride + 1)
     blocks = np.where(lo < hi, -(-hi // rows) - lo // rows, 0)
@@ -73,7 +75,5 @@ def shortened(axis: Axis, positions: int, MR: int, least: int, begins: float) ->
     only others meet the input with, and there are more to begin, each for so much of the time that
     all taps of a line take.  1.03x for dilated problems, up to 1.8x where padding is longer than
     the input."""
-    if whole_windows(axis) == axis.W:
-        return positions
     choices = [min(positions, max(least, axis.W // MR // n) * MR) for n in SHORT]
     return min([positions, *choices], key=lambda n: met(axis, n) + -(-axis.W // n) * begins)
