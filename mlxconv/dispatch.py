@@ -95,7 +95,7 @@ def _are_few_and_long(p: Problem) -> bool:
     windows, window = p.N * math.prod(p.output_L), math.prod(p.K) * p.C // p.groups
     if windows > window // PER_WINDOW[processor.fma_per_cycle()]:
         return False
-    return windows <= FEW_WINDOWS or OF_DOT * p.O // p.groups < _cost_of_direct(p)
+    return windows <= FEW_WINDOWS or READ_AGAIN_BY_DOT * p.O / p.groups < _cost_of_direct(p)
 
 
 LONG_SUMS = 144  # multiply-adds of an output from which the larger tiles of direct take less time
@@ -124,6 +124,7 @@ def _are_few_filters(p: Problem) -> bool:
 # what multiply-adds of others cost, beside those of the tiles of direct for one group; fitted, see
 # turned_tiling.py
 OF_DOT = 2.1  # of dot
+READ_AGAIN_BY_DOT = 3.1  # ... where so many windows meet them that filters are read several times
 OVER_GROUPS = 1.4  # of grouped
 OF_GROUPS = 10  # ... of direct for several groups: so many more for a window of the first panel
 FAR_TURNED = 1.9  # times those of channels_first where outputs go to memory

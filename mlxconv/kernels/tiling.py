@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TILE_CYCLES = 8  # of a tile beside its multiply-adds and what all tiles take for an output
 PHASED = 1.06  # of the time of tiles, for phases
+FEW = 1.05  # ... where positions are so few that panels are shared out
 TAIL_CYCLES = 400  # to begin the positions of a line that phases leave over
 # of the time of tiles that write within the caches what is far
 WITHIN = 1.6  # lines of memory that others would write past them
@@ -159,7 +160,7 @@ class Choice:
         packs *= 1 if self.shares_panels else self.cores
         met = 1.0 if self.gathers else self._met
         took = reach * (met / self.phases + packs) * (1 + TILE_CYCLES / cycles)
-        took *= PHASED if self.phases > 1 else 1
+        took *= (PHASED if self.phases > 1 else 1) * (FEW if self.few else 1)
         took *= sum(
             lanes * self._slowdown(tile.shape[0], TAIL_CYCLES / cycles)
             for tile, lanes in self.parts
