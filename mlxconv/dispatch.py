@@ -220,6 +220,8 @@ def _part(problem: Problem, weave: Weave, variant: str | None) -> Part:
     schedule = plan.schedule
     if as_lines(weave.problem) != weave.problem:  # there lines are others than those of the output
         schedule = _named(plan.variant).kernel.schedule(weave.problem)
+    if schedule.geometry["phases"][0] > 1:  # a row of its tiles are outputs next to each other
+        schedule = direct.schedule(weave.problem, may_phase=False)
     return Part(weave, plan, woven(schedule, problem, weave))
 
 

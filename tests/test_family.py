@@ -207,6 +207,7 @@ def test_neighbouring_phases_are_one_convolution(
 LAUNCHED = [  # at once, on one thread and on several
     ((2, 40, 6), (20, 16, 6), {"stride": 8, "padding": 4}),
     ((1, 900, 32), (24, 7, 32), {"stride": 3, "padding": 1}),
+    ((1, 500, 60), (6, 5, 60), {"stride": 2}),  # few filters, of which a tile has room for several
     ((1, 28, 28, 96), (96, 3, 3, 1), {"stride": 2, "padding": 1, "groups": 96}),
     ((4, 12, 9, 64), (32, 2, 5, 64), {"stride": (3, 2), "output_padding": (1, 0)}),
 ]

@@ -186,9 +186,9 @@ def refuses(p: "Problem") -> str:
     return ""
 
 
-def schedule(p: "Problem") -> Schedule:
-    """The tile, and the phases, that take least time for an output."""
-    best = fastest(p, tiles())
+def schedule(p: "Problem", may_phase: bool = True) -> Schedule:
+    """The tile, and the phases if it may have several, that take least time for an output."""
+    best = fastest(p, tiles(), may_phase)
     layout = Layout(
         phases=best.phases,
         narrow=best.narrow,

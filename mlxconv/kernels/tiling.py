@@ -215,17 +215,18 @@ class Choice:
 
 
 @lru_cache(maxsize=8)  # who picks a variant asks, and then the variant: a third of the time
-def fastest(p: "Problem", tiles: tuple[Tile, ...]) -> Choice:
+def fastest(p: "Problem", tiles: tuple[Tile, ...], may_phase: bool = True) -> Choice:
     """The choice of the least cost."""
-    return min(choices(p, tiles), key=lambda choice: choice.cost)
+    return min(choices(p, tiles, may_phase), key=lambda choice: choice.cost)
 
 
-def choices(p: "Problem", tiles: Sequence[Tile]) -> Iterator[Choice]:
+def choices(p: "Problem", tiles: Sequence[Tile], may_phase: bool = True) -> Iterator[Choice]:
     """Each tile, with as many phases as its lanes have room for filters, half as many, and one."""
     filters = filters_of(p)
     for tile in tiles:
         NR, most = columns(p, tile), 1
-        if p.groups == p.kernel_dilation[-1] == 1 and p.K[-1] > 1 and filters < NR:
+        fit = p.groups == p.kernel_dilation[-1] == 1 and p.K[-1] > 1 and filters < NR
+        if may_phase and fit:
             most = max(1, min(NR // filters, p.output_L[-1] // tile.shape[0]))
         for phases in sorted({most, most // 2 or 1, 1}):
             narrow = narrow_tile(p, tile, phases, tiles)
