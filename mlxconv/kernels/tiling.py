@@ -120,14 +120,16 @@ class Choice:
     @cached_property
     def _strip(self) -> float:
         """The multiply-adds in whose time a block copies what it reads, for an element of each
-        window: all of it, or what the tiles at the ends of a line read."""
+        window: all of it, or what the tiles at the ends of a line read, unless it is widened."""
         p, line, rows = self.p, self.line, self._block
-        if whole_windows(line) == line.W or not line.K:
+        widens = p.input_dtype in BITS
+        if not (widens or whole_windows(line) < line.W):
             return 0.0
         span = (rows - 1) * line.stride + 1
         strip = span + (line.K - 1) * min(line.dilation, span)
-        ends = 2 * self.tile.shape[0] * columns(p, self.tile) * self.panels / line.W
-        return min(ends, COPY_FLOP / 2 * strip / rows / line.K)
+        copied = COPY_FLOP / 2 * strip / max(1, rows * line.K)
+        ends = 2 * self.tile.shape[0] * columns(p, self.tile) * self.panels / max(1, line.W)
+        return copied if widens else min(ends, copied)
 
     @cached_property
     def _copies(self) -> float:
