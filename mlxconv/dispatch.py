@@ -74,7 +74,8 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
     # 1.1-3x the speed of direct with up to 12 positions, 0.8x with 16, or 1-1.8x if filters are
-    # few, and 0.6x where windows are short beside their number; 1.2-4x with up to four filters
+    # few, and 0.6x where windows are short beside their number; 1.2-4x with up to four
+    # filters, 1.1-2.5x with five to ten
     Variant(dot,       wins=lambda p: _are_few_and_long(p) or _are_few_filters(p),
             loses="there are many output positions in the batch, or windows are short for these"),
     Variant(direct,    wins=lambda p: True, loses=""),
@@ -118,7 +119,18 @@ def _are_few_filters(p: Problem) -> bool:
     filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
     is_short = filters > 2 and vectors == 1 and math.prod(p.K) <= 4
     is_narrow = filters == 4 and vectors <= 2 and processor.registers() == 16
-    return dot.meets_few_filters(p) and not (is_short or is_narrow)
+    return dot.meets_few_filters(p) and not (is_short or is_narrow or _are_too_many(p))
+
+
+def _are_too_many(p: Problem) -> bool:
+    """Whether more than four filters take longer than others, that leave lanes empty, or turn the
+    input: those that almost fill a vector, or have few vectors of channels, 1 to 1.4x; and eight or
+    more of many taps, whose filters L1 does not hold, or of several groups, 1 to 1.25x."""
+    filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
+    if filters <= 4:
+        return False
+    turns_well = math.prod(p.K) > 4 and (filters > 7 or p.groups > 1)
+    return filters >= min(lanes_of(p), 4 * vectors) or turns_well
 
 
 # what multiply-adds of others cost, beside those of the tiles of direct for one group; fitted, see

@@ -55,7 +55,7 @@ WINDOWS = 1 << 16  # elements of all windows together: 256 KB stay in L2
 # operands, and each load of theirs feeds as many multiply-adds as there are filters
 TILES = {
     16: (12, 6, 4, 2),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 8 + 4 + 1 of 16
-    32: (14, 10, 8, 6),  # 14 + 1, 20 + 2 + 1, 24 + 3 + 1, 24 + 4 + 1 of 32
+    32: (14, 10, 8, 6, 5, 4, 3, 2, 2, 2),  # 14 + 1, 20 + 2 + 1, ..., 20 + 10 + 1 of 32
 }
 # registers -> positions, and vectors of a filter, where each vector of x serves several of them
 SLIDING = {
