@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from mlxconv import fft, processor
 from mlxconv.fft import FourierPlan
 from mlxconv.kernels import channels_first, depthwise, direct, dot, grouped, reference, tiling
-from mlxconv.kernels.schedule import lanes_of
+from mlxconv.kernels.schedule import itemsize_of, lanes_of
 from mlxconv.lowering import as_lines, as_real
 from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
 from mlxconv.plan import Plan
@@ -93,8 +93,9 @@ def _are_few_and_long(p: Problem) -> bool:
     each of them that to pack filters takes longer than to read them: with two multiply-adds a cycle
     direct takes 0.7 to 0.9 of the time for 4 to 7 windows of 48 elements and many filters, and 1.2
     to 2 times as long for those of 192."""
-    windows, window = p.N * math.prod(p.output_L), math.prod(p.K) * p.C // p.groups
-    if windows > window // PER_WINDOW[processor.fma_per_cycle()]:
+    positions, window = math.prod(p.output_L), math.prod(p.K) * p.C // p.groups
+    windows, most = p.N * positions, window // PER_WINDOW[processor.fma_per_cycle()]
+    if positions >= dot.MOST_POSITIONS or windows > most:
         return False
     return windows <= FEW_WINDOWS or READ_AGAIN_BY_DOT * p.O / p.groups < _cost_of_direct(p)
 
@@ -129,7 +130,9 @@ def _are_too_many(p: Problem) -> bool:
     filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
     if filters <= 4:
         return False
-    turns_well = math.prod(p.K) > 4 and (filters > 7 or p.groups > 1)
+    size = math.prod(p.weight_shape) * itemsize_of(p)
+    reads_again = filters > 7 and size > processor.caches().L1_bytes
+    turns_well = math.prod(p.K) > 4 and (p.groups > 1 or reads_again)
     return filters >= min(lanes_of(p), 4 * vectors) or turns_well
 
 

@@ -86,6 +86,15 @@ def test_nor_where_shares_of_few_images_are_not_equal(filters):
         assert "grouped" not in won or len(won) == 1, (W, won)
 
 
+@pytest.mark.parametrize("filters", range(1, len(dot.tiles()) + 1))
+def test_nor_where_few_filters_meet_few_long_windows(filters):
+    """Only lines of fewer positions than a tile may be summed as the windows of all are."""
+    for L, C, K, stride in ((1125, 40 * LANES, 8, 8), (60, 20 * LANES, 5, 1), (9, LANES, 2, 1)):
+        shapes = [((N, L, C), (filters, K, C)) for N in (1, 2, 70)]
+        won = {mlxconv.explain(*both, stride=stride).variant for both in shapes}
+        assert len({name.replace("channels_first", "direct") for name in won}) == 1, won
+
+
 def test_filters_that_lie_apart_are_packed():
     """Those of a phase would be copied for a variant that reads them one behind the other, which
     takes longer than it gains, unless they are few beside the positions."""

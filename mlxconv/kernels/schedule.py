@@ -227,7 +227,7 @@ def _blocked(
     shares = not (layout.over_groups or layout.by_filter)
     itemsize, piece = np.dtype(elements.dtype).itemsize, 0
     gathers = blocking.gathers(g, tile.shape[0], itemsize)
-    work = _work(g, window, layout.over_groups > 0, gathers)
+    work = _work(g, window, layout, gathers)
     if layout.takes_pieces and elements.output == elements.dtype:
         piece = few_positions.piece_rows(g, window, itemsize, gathers)
     few = shares and few_positions.meets_few(g, window, itemsize, gathers, piece > 0)
@@ -306,13 +306,15 @@ TILE_FLOP = 3200  # per register tile: 100 cycles beside its multiply-adds
 OVER_GROUPS = 3  # a multiply-add that loads its operand waits for it
 
 
-def _work(g: np.ndarray, window: int, over_groups: bool, gathers: bool) -> float:
+def _work(g: np.ndarray, window: int, layout: Layout, gathers: bool) -> float:
     """What the tiles compute, zeros and lanes that nobody needs as well, in FLOP at full speed."""
     MR, W, positions = int(g["MR"][0]), int(g["out"][0, 2]), blocking.positions_of(g)
     tiles = -(-positions // MR) if gathers else positions // max(1, W) * -(-W // MR)
-    tiles *= int((g["groups"] * g["panels"])[0])
-    per_tile = 2 * int((g["MR"] * g["NR"])[0]) * window * (OVER_GROUPS if over_groups else 1)
-    return float(tiles * (per_tile + TILE_FLOP))
+    panels, NR = int(g["panels"][0]), int(g["NR"][0])
+    if layout.by_filter:  # a tile meets all of them
+        panels, NR = 1, NR * panels
+    per_tile = 2 * MR * NR * window * (OVER_GROUPS if layout.over_groups else 1)
+    return float(tiles * int(g["groups"][0]) * panels * (per_tile + TILE_FLOP))
 
 
 def itemsize_of(p: "Problem") -> int:
