@@ -142,7 +142,8 @@ OF_DOT = 2.1  # of dot
 READ_AGAIN_BY_DOT = 3.1  # ... where so many windows meet them that filters are read several times
 OVER_GROUPS = 1.4  # of grouped
 OF_GROUPS = 10  # ... of direct for several groups: so many more for a window of the first panel
-FAR_TURNED = 1.9  # times those of channels_first where outputs go to memory
+FAR_OUTPUT = 45  # more of channels_first for an output that goes to memory
+FAR_TURNED = 1.9  # ... and times as long at the most
 PACKING_CYCLES = 2000  # that direct takes to begin to pack
 
 
@@ -161,7 +162,8 @@ def _is_worth_turning(p: Problem) -> bool:
         other, p = lanes / (lanes // filters) * OVER_GROUPS, p._replace(N=1)
     else:
         other = _cost_of_direct(p)
-    return channels_first.cost(p) * (FAR_TURNED if tiling.is_far(p) else 1) < other
+    far = min(FAR_TURNED, 1 + FAR_OUTPUT / (math.prod(p.K) * p.C // p.groups or 1))
+    return channels_first.cost(p) * (far if tiling.is_far(p) else 1) < other
 
 
 def _cost_of_direct(p: Problem) -> float:
