@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TILE_CYCLES = 10  # of a tile beside its multiply-adds
 RUN_CYCLES = 4  # ... for each tap
 BLOCK_CYCLES = 300  # to begin a block
-INPUT_CYCLES = 0.5  # to turn an element of the input
+INPUT_CYCLES = 0.5  # to turn four bytes of the input
 OUTPUT_CYCLES = 0.4  # ... of the output
 SIDE_BY_SIDE = 2  # times as long, where cores write lines of memory that are neighbours
 FROM_L3 = 1.25  # of the time of tiles whose filters no cache of a core holds
@@ -108,6 +108,11 @@ class Blocks:
         return self.tiles * self.tile.shape[0] * self.row_tiles * self.NR / self.W
 
     @property
+    def _words(self) -> float:
+        """Of four bytes, that an element has."""
+        return itemsize_of(self.p) / 4
+
+    @property
     def _room(self) -> int:
         return processor.caches().L2_bytes // 2 // itemsize_of(self.p)
 
@@ -165,7 +170,7 @@ class Blocks:
         """... to turn its input."""
         rows, lanes = self.turned * self.rows(positions) / positions, lanes_of(self.p)
         side = min(lanes, positions, max(1, self.groups * self.p.C // self.p.groups))
-        rows *= math.sqrt(lanes / side)  # of a square, the unit of turning
+        rows *= math.sqrt(lanes / side) * self._words  # of a square, the unit of turning
         return rows * INPUT_CYCLES + BLOCK_CYCLES / self.groups / positions
 
     @cached_property
@@ -199,14 +204,15 @@ class Blocks:
         positions = -(-self.W // blocks)
         cycles = self._computing(positions) * self._idle(blocks, parts)
         cycles += self._turning(positions) * parts
-        return cycles + self.filters * OUTPUT_CYCLES * min(parts, SIDE_BY_SIDE)
+        outputs = self.filters * self._words * OUTPUT_CYCLES
+        return cycles + outputs * min(parts, SIDE_BY_SIDE)
 
     @cached_property
     def work(self) -> float:
         """What tiles could compute, in FLOP, in the time that all takes on one core."""
         positions = self._of_block
         cycles = self._computing(positions) + self._turning(positions)
-        cycles += self.filters * OUTPUT_CYCLES
+        cycles += self.filters * self._words * OUTPUT_CYCLES
         return 2 * cycles * _speed(self.p) * positions_of(self.p) * self.p.groups
 
     @cached_property
