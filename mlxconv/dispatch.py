@@ -162,13 +162,18 @@ def _is_worth_turning(p: Problem) -> bool:
         other, p = lanes / (lanes // filters) * OVER_GROUPS, p._replace(N=1)
     else:
         other = _cost_of_direct(p)
-    far = min(FAR_TURNED, 1 + FAR_OUTPUT / (math.prod(p.K) * p.C // p.groups or 1))
+    far = min(FAR_TURNED, 1 + FAR_OUTPUT / _window(p))
     return channels_first.cost(p) * (far if tiling.is_far(p) else 1) < other
+
+
+def _window(p: Problem) -> int:
+    """The multiply-adds of an output; one if there are none."""
+    return max(1, math.prod(p.K) * (p.C // p.groups))
 
 
 def _cost_of_direct(p: Problem) -> float:
     """As tiling.Choice.cost, with what several groups add, and packing."""
-    window = max(1, p.C // p.groups * math.prod(p.K))
+    window = _window(p)
     packing = PACKING_CYCLES / tiling.positions_of(p) * processor.fma_per_cycle() * lanes_of(p)
     best = tiling.fastest(p, direct.tiles())
     apart = OF_GROUPS / window / best.panels if p.groups > 1 else 0

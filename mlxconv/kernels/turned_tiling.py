@@ -173,6 +173,11 @@ class Blocks:
         rows *= math.sqrt(lanes / side) * self._words  # of a square, the unit of turning
         return rows * INPUT_CYCLES + BLOCK_CYCLES / self.groups / positions
 
+    @property
+    def _returning(self) -> float:
+        """... to turn its outputs back."""
+        return self.filters * self._words * OUTPUT_CYCLES
+
     @cached_property
     def shares(self) -> tuple[int, int]:
         """The blocks of a line and the parts of the filters that take the least time: blocks that
@@ -204,15 +209,13 @@ class Blocks:
         positions = -(-self.W // blocks)
         cycles = self._computing(positions) * self._idle(blocks, parts)
         cycles += self._turning(positions) * parts
-        outputs = self.filters * self._words * OUTPUT_CYCLES
-        return cycles + outputs * min(parts, SIDE_BY_SIDE)
+        return cycles + self._returning * min(parts, SIDE_BY_SIDE)
 
     @cached_property
     def work(self) -> float:
         """What tiles could compute, in FLOP, in the time that all takes on one core."""
         positions = self._of_block
-        cycles = self._computing(positions) + self._turning(positions)
-        cycles += self.filters * self._words * OUTPUT_CYCLES
+        cycles = self._computing(positions) + self._turning(positions) + self._returning
         return 2 * cycles * _speed(self.p) * positions_of(self.p) * self.p.groups
 
     @cached_property
