@@ -1,13 +1,16 @@
-"""From how much work two threads beat one, and what a call suffers beside NumPy's matrix product.
+"""From how much work two threads beat one, and what a call suffers beside NumPy's matrix product
+and after a pause.
 
     python -m benchmarks.sharing [--rounds 200]
     python -m benchmarks.sharing --beside-matmul
+    python -m benchmarks.sharing --after-pause
 
 Every set-up (whose threads, and how they wait) is a process of its own, since both are settled
 when Numba is loaded.  The first table is what WORTH_SHARING in mlxconv/threads.py goes by: the
 least problem from which on two threads win, as its work and as the time of one thread; one and two
 take turns, figures are medians.  The second is the time of a call that takes turns with a matrix
-product of NumPy, by that of the call alone.
+product of NumPy, by that of the call alone.  The third is the time of the first call after a pause,
+when threads may have to be woken, and the system may put two of them on one core.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import numpy as np
 import mlxconv
 
 SETTINGS = {
+    "omp default": {"NUMBA_THREADING_LAYER": "omp", "OMP_WAIT_POLICY": ""},
     "omp": {"NUMBA_THREADING_LAYER": "omp", "OMP_WAIT_POLICY": "active"},
     "omp passive": {"NUMBA_THREADING_LAYER": "omp", "OMP_WAIT_POLICY": "passive"},
     "tbb": {"NUMBA_THREADING_LAYER": "tbb"},
@@ -32,6 +36,7 @@ SETTINGS = {
 }
 ROWS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # 0.2 to 200 MFLOP
 CHANNELS, TAPS = 64, 3
+PAUSES = (0.0, 0.003, 0.05)  # seconds: threads that spin still do, or they sleep
 MATRIX = 256  # 0.03 GFLOP in float32: NumPy uses every core for it
 
 
@@ -96,6 +101,21 @@ def beside_matmul(rounds):
     return lines
 
 
+def after_pause(rounds):
+    """[FLOP, seconds of pause, the call's seconds after it: median and upper quartile]."""
+    lines = []
+    for rows in (64, 4096):
+        x, w, flop = problem(rows)
+        for pause in PAUSES:
+            found = []
+            for _ in range(min(rounds, 60)):
+                mlxconv.conv1d(x, w)
+                time.sleep(pause)
+                found.append(timed(lambda x=x, w=w: mlxconv.conv1d(x, w)))
+            lines.append([flop, pause, statistics.median(found), statistics.quantiles(found)[2]])
+    return lines
+
+
 def in_process(setting):
     """The lines of a table from a process with that setting; None where it cannot be had."""
     tbb = Path(sys.prefix, "lib")  # where the wheel of tbb puts its libraries
@@ -113,7 +133,7 @@ def child(options):
     """Print the lines that the parent asked for, or null where the layer is another."""
     from mlxconv import threads
 
-    table = beside_matmul if options.beside_matmul else sharing
+    table = {"matmul": beside_matmul, "pause": after_pause}.get(options.table, sharing)
     there = threads.layer() == options.child.partition(" ")[0]
     print(json.dumps(table(options.rounds) if there else None))
 
@@ -144,22 +164,32 @@ def show_beside_matmul(results):
             print(f"{setting:12s} {flop:9.2g} {' '.join(us)} {beside[1] / alone[1]:14.1f}")
 
 
+def show_after_pause(results):
+    print("the first call       FLOP   after a pause of    us: median   upper quartile")
+    for setting, lines in results.items():
+        for flop, pause, *seconds in lines:
+            us = [f"{1e6 * s:14.0f}" for s in seconds]
+            print(f"{setting:12s} {flop:12.2g} {1e3 * pause:15.0f} ms {' '.join(us)}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--beside-matmul", action="store_true")
+    parser.add_argument("--beside-matmul", action="store_const", dest="table", const="matmul")
+    parser.add_argument("--after-pause", action="store_const", dest="table", const="pause")
     parser.add_argument("--child", choices=SETTINGS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options)
         return
     show_load()
-    settings = [s for s in SETTINGS if options.beside_matmul or s != "serial"]
+    settings = [s for s in SETTINGS if options.table or s != "serial"]
     found = {setting: in_process(setting) for setting in settings}
     for setting in [s for s, lines in found.items() if lines is None]:
         print(f"{setting} cannot be loaded here")
         del found[setting]
-    (show_beside_matmul if options.beside_matmul else show_sharing)(found)
+    shows = {"matmul": show_beside_matmul, "pause": show_after_pause}
+    shows.get(options.table, show_sharing)(found)
 
 
 if __name__ == "__main__":

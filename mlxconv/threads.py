@@ -238,8 +238,7 @@ def _on_pool(
     counters[SUSPECT] = 0
     for s in range(first, last):
         top = min(hi, int(geometry["jobs"].item(s)))
-        for c in range(chunks):
-            share_out(counters, c, chunks, lo, top)
+        share_out(counters, chunks, lo, top)
         _pool.run(work, chunks)
     return int(counters[SUSPECT])
 

@@ -12,6 +12,7 @@ import numpy as np
 from mlxconv import recycling
 
 LINE = 16  # every worker's share starts at a cache line: 16 float32
+STATE = 64  # elements of the counters that belong to a worker
 WORKERS = 64  # at the most, in calls that share what is kept
 
 
@@ -35,7 +36,7 @@ class Workspace(NamedTuple):
     panels: np.ndarray
     scratch: np.ndarray  # in equal shares for the workers
     runs: np.ndarray  # in equal shares for the workers
-    counters: np.ndarray  # a flag, and a counter for each worker, LINE apart
+    counters: np.ndarray  # a flag and its caller, and the state of each worker, STATE apart
 
 
 SMALL = (0, 1 << 20, 1 << 14)  # elements of panels, scratch and runs: 4 MB, as far as touched
@@ -72,5 +73,5 @@ def _new(panels: int, scratch: int, runs: int, workers: int, dtype: str) -> Work
         recycling.array((panels,), np.dtype(dtype)),
         recycling.array((scratch,), np.dtype(dtype)),
         np.empty(runs, np.int64),
-        np.empty((1 + workers) * LINE, np.int64),
+        np.empty((1 + workers) * STATE, np.int64),
     )

@@ -12,12 +12,13 @@ from functools import lru_cache
 
 from numba import prange, types
 
+from mlxconv.kernels.gathering import come, expect, leave, some_are_late
 from mlxconv.kernels.geometry import COPIED, PACKED, PART, SUSPECT, Data, data_type, range_call
 from mlxconv.simd.address import entry_point
 from mlxconv.simd.passing import held
 from mlxconv.simd.static import kernel
 from mlxconv.simd.words import fetch_add
-from mlxconv.workspace import LINE
+from mlxconv.workspace import STATE
 
 PIECES = 8  # in which a thread takes its share of the jobs of a step
 
@@ -84,16 +85,18 @@ def serial(elements):
 
 
 @kernel(no_cpython_wrapper=False)
-def share_out(counters, c, chunks, lo, hi):
-    """Give worker `c` of `chunks` its share of the jobs [lo, hi): a counter of those that are taken
-    already.  In every call it is the same share, whose memory that core still has in its caches."""
-    counters[(1 + c) * LINE] = lo + (hi - lo) * c // chunks
+def share_out(counters, chunks, lo, hi):
+    """Give each of `chunks` workers its share of the jobs [lo, hi): a counter of those that are
+    taken already.  In every call it is the same share, whose memory its core has in its caches."""
+    expect(counters, chunks)
+    for c in range(chunks):
+        counters[(1 + c) * STATE] = lo + (hi - lo) * c // chunks
 
 
 @lru_cache
 def takes(elements):
     """take_jobs for these types."""
-    run_jobs, LINE_, PIECES_ = runs_jobs(elements), LINE, PIECES
+    run_jobs, STATE_, PIECES_ = runs_jobs(elements), STATE, PIECES
 
     @kernel
     def take_jobs(data, s, c, chunks, lo, hi):
@@ -101,14 +104,17 @@ def takes(elements):
         time, then those that others have not come to: one that loses its core for a while leaves
         them to these."""
         piece = max(1, (hi - lo) // (PIECES_ * chunks))
-        data.runs[PART] = -1
+        data.runs[PART], waits = -1, True
+        come(data.counters, c, chunks)
         for i in range(chunks):
             of = (c + i) % chunks
             end = lo + (hi - lo) * (of + 1) // chunks
-            job = fetch_add(data.counters, (1 + of) * LINE_, piece)
+            job = fetch_add(data.counters, (1 + of) * STATE_, piece)
             while job < end:
                 run_jobs(data, s, job, min(job + piece, end))
-                job = fetch_add(data.counters, (1 + of) * LINE_, piece)
+                waits = waits and some_are_late(data.counters, chunks)
+                job = fetch_add(data.counters, (1 + of) * STATE_, piece)
+        leave(data.counters, c)
 
     return take_jobs
 
@@ -139,8 +145,7 @@ def parallel(elements):
         counters[SUSPECT] = 0
         for s in range(first, last):
             top = min(hi, count_jobs(geometry, s))
-            for c in range(chunks):
-                share_out(counters, c, chunks, lo, top)
+            share_out(counters, chunks, lo, top)
             for c in prange(chunks):
                 own_scratch = scratch[c * size : (c + 1) * size]
                 own_runs = runs[c * length : (c + 1) * length]

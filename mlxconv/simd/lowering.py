@@ -44,6 +44,18 @@ def check(vec, a, *integers, writes=False):
     return vec
 
 
+def check_counter(a, *integers):
+    """The typing rule of words on counters; returns the type of one."""
+    flat = isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C" and a.mutable
+    if (
+        not flat
+        or a.dtype != types.int64
+        or not all(isinstance(i, types.Integer) for i in integers)
+    ):
+        raise TypingError(f"a counter is an element of a flat int64 array, got {a}, {integers}")
+    return types.int64
+
+
 def pointer(context, builder, sig, args, position, pointee):
     """&a[i] as a pointer to `pointee`, where a and i are the arguments from `position` on."""
     array = context.make_array(sig.args[position])(context, builder, args[position])

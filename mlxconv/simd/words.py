@@ -18,6 +18,7 @@ from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.simd.halves import kept_as, narrow, rounded, widen, widened
 from mlxconv.simd.lowering import (
     check,
+    check_counter,
     choose,
     first_lanes,
     i32,
@@ -224,20 +225,8 @@ def fetch_add(a, i, n):
     return before
 
 
-@lowers(fetch_add, lambda a, i, n: _check_counter(a, i, n))
+@lowers(fetch_add, lambda a, i, n: check_counter(a, i, n))
 def _fetch_add(context, builder, sig, args):
     p = pointer(context, builder, sig, args, 0, context.get_value_type(types.int64))
     n = context.cast(builder, args[2], sig.args[2], types.int64)
     return builder.atomic_rmw("add", p, n, "monotonic")
-
-
-def _check_counter(a, *integers):
-    """The typing rule of `fetch_add`; returns the type of a counter."""
-    flat = isinstance(a, types.Array) and a.ndim == 1 and a.layout == "C" and a.mutable
-    if (
-        not flat
-        or a.dtype != types.int64
-        or not all(isinstance(i, types.Integer) for i in integers)
-    ):
-        raise TypingError(f"a counter is an element of a flat int64 array, got {a}, {integers}")
-    return types.int64
