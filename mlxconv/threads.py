@@ -15,6 +15,7 @@ MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, MLXCONV_NUM_THREA
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,6 +32,7 @@ from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.pool import Pool
+from mlxconv.waking import Awake, Waking
 
 # Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 10 us
 # under omp and tbb with threads that spin, where a launch takes 5 us all told, and 300 us where
@@ -79,19 +81,30 @@ def run(
     if schedule.flop < WORTH_SHARING["omp"]:  # the least of all
         return _at_once(schedule, geometry, arrays, panels)
     chunks = _chunks(schedule, workers)
-    if chunks == 1 or not _busy.acquire(blocking=False):
+    started = chunks > 1 and _waking().wanted(schedule.flop)
+    if not started or not _busy.acquire(blocking=False):
         return _launched(_on_this_thread, schedule, geometry, arrays, 1, panels)
     try:
         launch = _on_pool if layer() == "pool" else _on_numba
-        return _launched(launch, schedule, geometry, arrays, chunks, panels)
+        suspect = _launched(launch, schedule, geometry, arrays, chunks, panels)
     finally:
         _busy.release()
+    _waking().launched(started, schedule.pace)
+    return suspect
 
 
 def _chunks(schedule: Schedule, workers: int | None) -> int:
     """The threads that share `schedule`, of so many: 1 where that is faster."""
     chunks = min(workers or default_threads(), schedule.steps[-1].jobs)
     return chunks if chunks > 1 and schedule.flop >= _worth_sharing(layer()) else 1
+
+
+@lru_cache(1)
+def _waking() -> Waking:
+    """Whether threads are worth waking.  Those of libgomp spin for some milliseconds after a launch
+    and then sleep, where the environment does not say how they are to wait."""
+    told = os.environ.get("OMP_WAIT_POLICY") or os.environ.get("GOMP_SPINCOUNT")
+    return Waking() if sys.platform == "linux" and layer() == "omp" and not told else Awake()
 
 
 def _at_once(
@@ -122,6 +135,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
     kept, last, alone = idle, end - 1, schedule.on_one_thread
+    flop, pace, waking = schedule.flop, schedule.pace, _waking()
 
     def on_arrays(
         x: np.ndarray,
@@ -139,7 +153,8 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
             space = workspace.borrow(schedule, chunks, kept)
         own, scratch, runs, counters = space
         own = own if panels is None else panels
-        if chunks == 1 or _forked or not _busy.acquire(False):
+        started = 0.0 if chunks == 1 or _forked else waking.wanted(flop)
+        if not started or not _busy.acquire(False):
             suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)
         else:
             try:
@@ -147,6 +162,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
                 suspect = schedule.on_threads(*arrays, last, end, 0, ALL_JOBS, chunks)
             finally:
                 _busy.release()
+            waking.launched(started, pace)
         kept.append(space)
         return suspect
 
@@ -297,6 +313,7 @@ def _after_fork_in_child() -> None:
     global _busy, _pool, _forked
     _busy, _pool, _forked = threading.Lock(), Pool(), True
     layer.cache_clear()
+    _waking.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -34,6 +34,7 @@ from mlxconv.kernels.sharing import share_lines
 from mlxconv.kernels.window import strip_copies, strips_call
 from mlxconv.simd.address import address_of
 from mlxconv.simd.vector import vec_of
+from mlxconv.waking import Pace
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -117,6 +118,11 @@ class Schedule:
     def idle(self) -> list[workspace.Workspace] | None:
         """Workspaces that are kept for small calls on one thread, this one's among them."""
         return workspace.kept(self, 1)
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How long its launches take."""
+        return Pace()
 
     @cached_property
     def on_one_thread(self) -> Callable[..., int]:
