@@ -183,7 +183,7 @@ def main():
         child(options)
         return
     show_load()
-    settings = [s for s in SETTINGS if options.table or s != "serial"]
+    settings = [s for s in SETTINGS if options.table or s not in ("serial", "omp default")]
     found = {setting: in_process(setting) for setting in settings}
     for setting in [s for s, lines in found.items() if lines is None]:
         print(f"{setting} cannot be loaded here")

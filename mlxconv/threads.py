@@ -3,9 +3,10 @@
 The three run the same range kernel over the same jobs, so their bits are equal.  What is chosen,
 and why (each case has aborted or hung programs that call Numba from more than one place):
 
-    one thread    little work; one job; another call of ours is running in parallel; a process
-                  forked after Numba's threads started: under omp a parallel region ends the
-                  child, under tbb it may wait for ever for a thread that was left behind
+    one thread    little work; one job; threads not worth waking, see waking.py; another call of
+                  ours is running in parallel; a process forked after Numba's threads started: under
+                  omp a parallel region ends the child, under tbb it may wait for ever for a thread
+                  that was left behind
     Numba         under its omp and tbb layers
     our pool      where Numba's layer would be workqueue, which aborts the process when two Python
                   threads enter it: a range kernel releases the GIL, so Python threads do as well
