@@ -114,11 +114,13 @@ def _suit_others(p: Problem) -> bool:
 
 def _are_few_filters(p: Problem) -> bool:
     """Whether few filters meet many positions, and windows are long enough for as many sums over
-    lanes: three filters of four taps and a vector of channels take 1.2x the time of direct.  Where
-    16 registers leave two positions to the tile of four filters, these take 1.05x to 1.8x the time
-    with up to two vectors of channels."""
+    lanes: three filters of four taps and a vector of up to 8 channels take 1 to 1.2x the time of
+    direct, and groups of four with 16 that of grouped; other vectors of 16 channels take 0.6 to
+    0.9x.  Where 16 registers leave two positions to the tile of four filters, these take 1.05x to
+    1.8x the time with up to two vectors of channels."""
     filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
-    is_short = filters > 2 and vectors == 1 and math.prod(p.K) <= 4
+    suits_others = lanes_of(p) < 16 or (p.groups > 1 and filters == 4)
+    is_short = filters > 2 and vectors == 1 and math.prod(p.K) <= 4 and suits_others
     is_narrow = filters == 4 and vectors <= 2 and processor.registers() == 16
     return dot.meets_few_filters(p) and not (is_short or is_narrow or _are_too_many(p))
 

@@ -57,8 +57,13 @@ def test_the_row_that_wins(x, w, named, variant):
 
 
 def test_sums_too_short_for_dot():
-    """Of four filters, to add up lanes would take longer than to compute them."""
-    assert mlxconv.explain((1, 100, LANES), (4, 4, LANES)).variant != "dot"
+    """Of four filters, to add up lanes would take longer than to compute them, unless a vector has
+    16: then it is so for float64, and for several groups."""
+    x, w = (1, 100, LANES), (4, 4, LANES)
+    assert (mlxconv.explain(x, w).variant == "dot") == (LANES == 16)
+    assert mlxconv.explain((1, 100, 4 * LANES), (16, 4, LANES), groups=4).variant != "dot"
+    double = [np.empty((*s[:-1], LANES // 2)) for s in (x, w)]
+    assert mlxconv.explain(*double).variant != "dot"
 
 
 def test_the_order_of_sums_does_not_depend_on_the_batch():
