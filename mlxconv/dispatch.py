@@ -142,7 +142,7 @@ def _are_too_many(p: Problem) -> bool:
 # turned_tiling.py
 OF_DOT = 2.1  # of dot
 READ_AGAIN_BY_DOT = 3.1  # ... where so many windows meet them that filters are read several times
-OVER_GROUPS = 1.4  # of grouped
+OVER_GROUPS, OVER_ONE = 1.4, 1.2  # of grouped, with several groups to a vector or one
 OF_GROUPS = 10  # ... of direct for several groups: so many more for a window of the first panel
 FAR_OUTPUT = 45  # more of channels_first for an output that goes to memory
 FAR_TURNED = 1.9  # ... and times as long at the most
@@ -161,7 +161,9 @@ def _is_worth_turning(p: Problem) -> bool:
     if suits_dot and _are_few_and_long(p):
         other = OF_DOT * filters
     elif p.groups > 1 and filters <= lanes and not _suit_others(p):
-        other, p = lanes / (lanes // filters) * OVER_GROUPS, p._replace(N=1)
+        together = lanes // filters  # groups to a vector
+        vectors, each = -(-p.groups // together), OVER_GROUPS if together > 1 else OVER_ONE
+        other, p = vectors * lanes / p.groups * each, p._replace(N=1)
     else:
         other = _cost_of_direct(p)
     far = min(FAR_TURNED, 1 + FAR_OUTPUT / _window(p))
