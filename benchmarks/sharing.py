@@ -1,16 +1,19 @@
-"""From how much work two threads beat one, and what a call suffers beside NumPy's matrix product
-and after a pause.
+"""From how much work two threads beat one, and what a call suffers beside NumPy's matrix product,
+after a pause, and beside programs that keep all cores busy.
 
     python -m benchmarks.sharing [--rounds 200]
     python -m benchmarks.sharing --beside-matmul
     python -m benchmarks.sharing --after-pause
+    python -m benchmarks.sharing --beside-others
 
 Every set-up (whose threads, and how they wait) is a process of its own, since both are settled
 when Numba is loaded.  The first table is what WORTH_SHARING in mlxconv/threads.py goes by: the
 least problem from which on two threads win, as its work and as the time of one thread; one and two
 take turns, figures are medians.  The second is the time of a call that takes turns with a matrix
 product of NumPy, by that of the call alone.  The third is the time of the first call after a pause,
-when threads may have to be woken, and the system may put two of them on one core.
+when threads may have to be woken, and the system may put two of them on one core.  The fourth is
+that of calls one after the other while as many other processes run as there are cores: its mean is
+what counts, since now and then a call waits for its turn.
 """
 
 import argparse
@@ -116,6 +119,35 @@ def after_pause(rounds):
     return lines
 
 
+def beside_others(_):
+    """[FLOP, seconds per call alone, beside others] of a small and of a large call."""
+    lines = []
+    for rows in (64, 4096):
+        x, w, flop = problem(rows)
+        mlxconv.conv1d(x, w)
+        lines.append([flop, per_call(x, w)])
+    others = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())
+    ]
+    try:
+        time.sleep(0.5)  # they have started
+        for line, rows in zip(lines, (64, 4096), strict=True):
+            line.append(per_call(*problem(rows)[:2]))
+    finally:
+        for other in others:
+            other.kill()
+    return lines
+
+
+def per_call(x, w, seconds=2.0):
+    """The mean seconds of a call, over so many seconds."""
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() < start + seconds:
+        mlxconv.conv1d(x, w)
+        calls += 1
+    return (time.perf_counter() - start) / calls
+
+
 def in_process(setting):
     """The lines of a table from a process with that setting; None where it cannot be had."""
     tbb = Path(sys.prefix, "lib")  # where the wheel of tbb puts its libraries
@@ -133,7 +165,8 @@ def child(options):
     """Print the lines that the parent asked for, or null where the layer is another."""
     from mlxconv import threads
 
-    table = {"matmul": beside_matmul, "pause": after_pause}.get(options.table, sharing)
+    tables = {"matmul": beside_matmul, "pause": after_pause, "others": beside_others}
+    table = tables.get(options.table, sharing)
     there = threads.layer() == options.child.partition(" ")[0]
     print(json.dumps(table(options.rounds) if there else None))
 
@@ -172,11 +205,20 @@ def show_after_pause(results):
             print(f"{setting:12s} {flop:12.2g} {1e3 * pause:15.0f} ms {' '.join(us)}")
 
 
+def show_beside_others(results):
+    print("a call             FLOP   mean us: alone   beside others   ratio")
+    for setting, lines in results.items():
+        for flop, alone, beside in lines:
+            us = f"{1e6 * alone:16.0f} {1e6 * beside:15.0f}"
+            print(f"{setting:12s} {flop:10.2g} {us} {beside / alone:7.1f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--beside-matmul", action="store_const", dest="table", const="matmul")
     parser.add_argument("--after-pause", action="store_const", dest="table", const="pause")
+    parser.add_argument("--beside-others", action="store_const", dest="table", const="others")
     parser.add_argument("--child", choices=SETTINGS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -188,7 +230,11 @@ def main():
     for setting in [s for s, lines in found.items() if lines is None]:
         print(f"{setting} cannot be loaded here")
         del found[setting]
-    shows = {"matmul": show_beside_matmul, "pause": show_after_pause}
+    shows = {
+        "matmul": show_beside_matmul,
+        "pause": show_after_pause,
+        "others": show_beside_others,
+    }
     shows.get(options.table, show_sharing)(found)
 
 

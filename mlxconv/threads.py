@@ -45,7 +45,10 @@ WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "omp passive": 3e7, "pool": 3e7}
 LAUNCH_FLOP = 1e9
 
 
-ALL_JOBS = 1 << 62
+# How often a thread gives way to those of its launch that are late, see gathering.py.  Under tbb
+# whoever is free runs what they have not begun: beside busy programs to wait for them took 4 ms.
+TURNS = {"tbb": 0}
+ALL_TURNS = ALL_JOBS = 1 << 62
 
 
 @lru_cache(1)
@@ -136,7 +139,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
     if idle is None or not plain or schedule.flop >= LAUNCH_FLOP * chunks:
         return None
     kept, last, alone = idle, end - 1, schedule.on_one_thread
-    flop, pace, waking = schedule.flop, schedule.pace, _waking()
+    flop, pace, waking, turns = schedule.flop, schedule.pace, _waking(), _turns()
 
     def on_arrays(
         x: np.ndarray,
@@ -160,7 +163,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         else:
             try:
                 arrays = geometry, x, w, y, own, scratch, runs, counters
-                suspect = schedule.on_threads(*arrays, last, end, 0, ALL_JOBS, chunks)
+                suspect = schedule.on_threads(*arrays, last, end, 0, ALL_JOBS, chunks, turns)
             finally:
                 _busy.release()
             waking.launched(started, pace)
@@ -177,6 +180,10 @@ def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> tuple[np.nd
     x, y = (np.empty(0, schedule.elements.arrays()[name]) for name in "xy")
     suspect = schedule.on_one_thread(geometry, x, w, y, *space, 0, 1, 0, ALL_JOBS)
     return panels, bool(suspect)
+
+
+def _turns() -> int:
+    return TURNS.get(layer(), ALL_TURNS)
 
 
 @lru_cache
@@ -232,11 +239,11 @@ def _on_numba(
 ) -> int:
     launch = parallel(elements)
     if chunks == numba.config.NUMBA_NUM_THREADS:  # there are no more that would wake up in vain
-        return launch(*arguments, first, last, lo, hi, chunks)  # type: ignore[no-any-return]
+        return launch(*arguments, first, last, lo, hi, chunks, _turns())  # type: ignore[no-any-return]
     before = numba.get_num_threads()
     numba.set_num_threads(min(chunks, numba.np.ufunc.parallel.NUM_THREADS))
     try:
-        return launch(*arguments, first, last, lo, hi, chunks)  # type: ignore[no-any-return]
+        return launch(*arguments, first, last, lo, hi, chunks, _turns())  # type: ignore[no-any-return]
     finally:
         numba.set_num_threads(before)
 
@@ -250,7 +257,7 @@ def _on_pool(
 
     def work(c: int) -> None:
         own = scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length]
-        entry(geometry, x, w, y, panels, *own, counters, s, c, chunks, lo, top)
+        entry(geometry, x, w, y, panels, *own, counters, s, c, chunks, _turns(), lo, top)
 
     counters[SUSPECT] = 0
     for s in range(first, last):

@@ -6,6 +6,7 @@ from mlxconv import processor, threads
 from mlxconv.api import _known_runner, _runner
 from mlxconv.dispatch import plan
 from mlxconv.kernels import tiling
+from mlxconv.waking import Awake, Waking
 
 
 def forget_plans():
@@ -17,6 +18,13 @@ def forget_plans():
     tiling.fastest.cache_clear()
     _runner.cache_clear()
     _known_runner.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def threads_are_awake(monkeypatch):
+    """Whether work is shared does not depend on when the test before was over."""
+    monkeypatch.setattr(Waking, "wanted", Awake.wanted)
+    monkeypatch.setattr(Waking, "launched", Awake.launched)
 
 
 @pytest.fixture

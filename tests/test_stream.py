@@ -142,7 +142,7 @@ def test_the_threads_of_what_is_bound(monkeypatch, threads, launched):
 
     def spy(elements):
         launch = parallel(elements)
-        return lambda *arguments: launches.append(arguments[-1]) or launch(*arguments)
+        return lambda *arguments: launches.append(arguments[-2]) or launch(*arguments)
 
     monkeypatch.setattr(launcher, "parallel", spy)
     monkeypatch.setattr(schedules, "parallel", spy)

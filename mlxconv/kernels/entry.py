@@ -99,12 +99,12 @@ def takes(elements):
     run_jobs, STATE_, PIECES_ = runs_jobs(elements), STATE, PIECES
 
     @kernel
-    def take_jobs(data, s, c, chunks, lo, hi):
+    def take_jobs(data, s, c, chunks, turns, lo, hi):
         """Run the jobs of step `s` that are worker c's share of [lo, hi), a piece of them at a
         time, then those that others have not come to: one that loses its core for a while leaves
-        them to these."""
+        them to these.  Give way to those that are late up to `turns` times."""
         piece = max(1, (hi - lo) // (PIECES_ * chunks))
-        data.runs[PART], waits = -1, True
+        data.runs[PART] = -1
         come(data.counters, c, chunks)
         for i in range(chunks):
             of = (c + i) % chunks
@@ -112,7 +112,8 @@ def takes(elements):
             job = fetch_add(data.counters, (1 + of) * STATE_, piece)
             while job < end:
                 run_jobs(data, s, job, min(job + piece, end))
-                waits = waits and some_are_late(data.counters, chunks)
+                if turns > 0:
+                    turns = turns - 1 if some_are_late(data.counters, chunks) else 0
                 job = fetch_add(data.counters, (1 + of) * STATE_, piece)
         leave(data.counters, c)
 
@@ -122,25 +123,29 @@ def takes(elements):
 @lru_cache
 def worker(elements):
     """What runs jobs of step s on one of several threads of our own, called as
-    worker(*arrays, s, c, chunks, lo, hi) with counters that they share."""
+    worker(*arrays, s, c, chunks, turns, lo, hi) with counters that they share."""
     take_jobs = takes(elements)
 
     @kernel(no_cpython_wrapper=False)
-    def on_one_of_many(geometry, x, w, y, panels, scratch, runs, counters, s, c, chunks, lo, hi):
+    def on_one_of_many(
+        geometry, x, w, y, panels, scratch, runs, counters, s, c, chunks, turns, lo, hi
+    ):
         data = held(Data(geometry, x, w, y, panels, scratch, runs, counters))
-        take_jobs(data, s, c, chunks, lo, hi)
+        take_jobs(data, s, c, chunks, turns, lo, hi)
 
-    return entry_point(on_one_of_many, (*data_type(elements).content.types, *(types.intp,) * 5))
+    return entry_point(on_one_of_many, (*data_type(elements).content.types, *(types.intp,) * 6))
 
 
 @lru_cache
 def parallel(elements):
     """What runs the steps on the threads of Numba: called as `serial` is, with the number of
-    `chunks` as well, in which scratch and runs are shared out."""
+    `chunks` as well, in which scratch and runs are shared out, and that of `turns`."""
     take_jobs = takes(elements)
 
     @kernel(no_cpython_wrapper=False, parallel=True)
-    def on_threads(geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi, chunks):
+    def on_threads(
+        geometry, x, w, y, panels, scratch, runs, counters, first, last, lo, hi, chunks, turns
+    ):
         size, length = scratch.size // chunks // 16 * 16, runs.size // chunks
         counters[SUSPECT] = 0
         for s in range(first, last):
@@ -150,7 +155,7 @@ def parallel(elements):
                 own_scratch = scratch[c * size : (c + 1) * size]
                 own_runs = runs[c * length : (c + 1) * length]
                 data = held(Data(geometry, x, w, y, panels, own_scratch, own_runs, counters))
-                take_jobs(data, s, c, chunks, lo, top)
+                take_jobs(data, s, c, chunks, turns, lo, top)
         return counters[SUSPECT]
 
-    return entry_point(on_threads, (*data_type(elements).content.types, *(types.intp,) * 5))
+    return entry_point(on_threads, (*data_type(elements).content.types, *(types.intp,) * 6))
