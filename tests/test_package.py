@@ -69,7 +69,7 @@ ROAD = (
 )
 SIDE = (
     *("arrays", "stream", "processor", "cache", "timing", "tables"),
-    *("workspace", "recycling", "notice", "interrupts", "forks", "pool"),
+    *("workspace", "recycling", "notice", "interrupts", "forks", "pool", "waking"),
 )
 
 
