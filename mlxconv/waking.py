@@ -7,29 +7,29 @@ next.
 
 Where threads of another library spin as well, as those of NumPy's matrix product do, a launch may
 wait for a turn of 4 ms, and so may what the other does beside our threads.  After a few such stalls
-calls run on one thread for a while.
+calls that take less than two of them run on one thread for a while.
 """
 
 import math
 from time import monotonic
 
 SPINS = 4e-3  # seconds for which threads are awake, at the least
-WORTH_WAKING = 3e7  # FLOP, of which one core does 100 in a nanosecond
+CORE = 1e11  # FLOP that a core does in a second
+WORTH_WAKING = 3e7  # FLOP
 STALL = 1.5e-3  # seconds that a launch takes longer than 1.5 times its best
 STALLS = 3  # in a row, before threads are left alone
 ALONE = 0.1  # seconds for which they are: a stall in them is 4 %
-WORTH_A_STALL = 8e8  # FLOP: two turns, ours and that of the other library
 
 
 class Waking:
     """What is known of threads that fall asleep, from the launches until now."""
 
-    __slots__ = "_alone_until", "_asleep_at", "_before", "_stalls", "_this"
+    __slots__ = "_alone_below", "_alone_until", "_asleep_at", "_before", "_stalls", "_this"
 
     def __init__(self) -> None:
         self._this, self._before = math.inf, math.inf  # FLOP of bursts: nothing is known yet
-        self._asleep_at = self._alone_until = 0.0
-        self._stalls = 0
+        self._asleep_at = 0.0
+        self._stalls, self._alone_until, self._alone_below = 0, 0.0, 0.0
 
     def wanted(self, flop: float) -> float:
         """The time, if a call of so much work is to be launched on the threads; else 0."""
@@ -38,7 +38,7 @@ class Waking:
             self._this, self._before = 0.0, self._this
         self._this += flop
         worth = self._this >= WORTH_WAKING or self._before >= WORTH_WAKING
-        if worth and (now > self._alone_until or flop >= WORTH_A_STALL):
+        if worth and (now > self._alone_until or flop >= self._alone_below):
             return now
         self._asleep_at = now + SPINS
         return 0.0
@@ -51,7 +51,7 @@ class Waking:
         if took > 1.5 * pace.best + STALL:
             self._stalls += 1
             if self._stalls >= STALLS:
-                self._alone_until = now + ALONE
+                self._alone_until, self._alone_below = now + ALONE, 2 * took * CORE
         elif self._stalls:
             self._stalls = 0
         if took < pace.best:

@@ -5,7 +5,7 @@ import pytest
 
 import mlxconv
 from mlxconv import dispatch, threads, waking
-from mlxconv.waking import ALONE, SPINS, STALL, STALLS, WORTH_A_STALL, WORTH_WAKING, Pace, Waking
+from mlxconv.waking import ALONE, CORE, SPINS, STALL, STALLS, WORTH_WAKING, Pace, Waking
 
 SMALL = WORTH_WAKING / 10
 LARGE = WORTH_WAKING * 2
@@ -89,10 +89,11 @@ def test_after_stalls_in_a_row_threads_are_left_alone_for_a_while(clock):
     assert not clock.call(LARGE), "and one stall is enough"
 
 
-def test_what_takes_longer_on_one_thread_than_a_stall_is_launched_all_the_same(clock):
+def test_what_takes_longer_on_one_thread_than_two_stalls_is_launched_all_the_same(clock):
+    takes = 1.5 * clock.pace.best + 2 * STALL
     for _ in range(2 * STALLS):
-        assert clock.call(2 * WORTH_A_STALL, takes=1.5 * clock.pace.best + 2 * STALL)
-    assert not clock.call(LARGE)
+        assert clock.call(2.1 * takes * CORE, takes=takes)
+    assert not clock.call(1.9 * takes * CORE)
 
 
 def test_a_launch_that_does_not_stall_makes_up_for_those_that_did(clock):
