@@ -128,12 +128,14 @@ def _are_few_filters(p: Problem) -> bool:
 def _are_too_many(p: Problem) -> bool:
     """Whether more than four filters take longer than others, that leave lanes empty, or turn the
     input: those that almost fill a vector, or have few vectors of channels, 1 to 1.4x; and eight or
-    more of many taps, whose filters L1 does not hold, or of several groups, 1 to 1.25x."""
+    more of many taps, whose filters L1 does not hold, or of several groups, 1 to 1.25x.  But to
+    turn the input for less than three vectors of positions takes 0.9 to 1.75x the time of dot."""
     filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
     if filters <= 4:
         return False
     size = math.prod(p.weight_shape) * itemsize_of(p)
-    reads_again = filters > 7 and size > processor.caches().L1_bytes
+    are_many = filters > 7 and math.prod(p.output_L) >= 3 * lanes_of(p)
+    reads_again = are_many and size > processor.caches().L1_bytes
     turns_well = math.prod(p.K) > 4 and (p.groups > 1 or reads_again)
     return filters >= min(lanes_of(p), 4 * vectors) or turns_well
 
