@@ -1,5 +1,4 @@
-"""From how much work two threads beat one, and what a call suffers beside NumPy's matrix product,
-after a pause, and beside programs that keep all cores busy.
+"""From how much work two threads beat one, and what calls suffer from pauses and other programs.
 
     python -m benchmarks.sharing [--rounds 200]
     python -m benchmarks.sharing --beside-matmul
@@ -38,6 +37,7 @@ SETTINGS = {
     "serial": {"MLXCONV_THREADING": "serial"},
 }
 ROWS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # 0.2 to 200 MFLOP
+SIZES = (64, 4096)  # a small and a large one of the other tables
 CHANNELS, TAPS = 64, 3
 PAUSES = (0.0, 0.003, 0.05)  # seconds: threads that spin still do, or they sleep
 MATRIX = 256  # 0.03 GFLOP in float32: NumPy uses every core for it
@@ -92,7 +92,7 @@ def beside_matmul(rounds):
     """[FLOP, seconds alone, in turns with a matrix product] of a small and of a large call."""
     a = np.ones((MATRIX, MATRIX), np.float32)
     lines = []
-    for rows in (64, 4096):
+    for rows in SIZES:
         x, w, flop = problem(rows)
 
         def call(x=x, w=w):
@@ -107,7 +107,7 @@ def beside_matmul(rounds):
 def after_pause(rounds):
     """[FLOP, seconds of pause, the call's seconds after it: median and upper quartile]."""
     lines = []
-    for rows in (64, 4096):
+    for rows in SIZES:
         x, w, flop = problem(rows)
         for pause in PAUSES:
             found = []
@@ -122,7 +122,7 @@ def after_pause(rounds):
 def beside_others(_):
     """[FLOP, seconds per call alone, beside others] of a small and of a large call."""
     lines = []
-    for rows in (64, 4096):
+    for rows in SIZES:
         x, w, flop = problem(rows)
         mlxconv.conv1d(x, w)
         lines.append([flop, per_call(x, w)])
@@ -131,7 +131,7 @@ def beside_others(_):
     ]
     try:
         time.sleep(0.5)  # they have started
-        for line, rows in zip(lines, (64, 4096), strict=True):
+        for line, rows in zip(lines, SIZES, strict=True):
             line.append(per_call(*problem(rows)[:2]))
     finally:
         for other in others:
@@ -165,8 +165,7 @@ def child(options):
     """Print the lines that the parent asked for, or null where the layer is another."""
     from mlxconv import threads
 
-    tables = {"matmul": beside_matmul, "pause": after_pause, "others": beside_others}
-    table = tables.get(options.table, sharing)
+    table, _ = TABLES[options.table]
     there = threads.layer() == options.child.partition(" ")[0]
     print(json.dumps(table(options.rounds) if there else None))
 
@@ -213,29 +212,35 @@ def show_beside_others(results):
             print(f"{setting:12s} {flop:10.2g} {us} {beside / alone:7.1f}")
 
 
+TABLES = {  # what measures, and what shows it
+    "sharing": (sharing, show_sharing),
+    "beside-matmul": (beside_matmul, show_beside_matmul),
+    "after-pause": (after_pause, show_after_pause),
+    "beside-others": (beside_others, show_beside_others),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--beside-matmul", action="store_const", dest="table", const="matmul")
-    parser.add_argument("--after-pause", action="store_const", dest="table", const="pause")
-    parser.add_argument("--beside-others", action="store_const", dest="table", const="others")
+    parser.set_defaults(table="sharing")
+    for table in [name for name in TABLES if name != "sharing"]:
+        parser.add_argument(f"--{table}", action="store_const", dest="table", const=table)
     parser.add_argument("--child", choices=SETTINGS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options)
         return
     show_load()
-    settings = [s for s in SETTINGS if options.table or s not in ("serial", "omp default")]
+    settings = [
+        s for s in SETTINGS if options.table != "sharing" or s not in ("serial", "omp default")
+    ]
     found = {setting: in_process(setting) for setting in settings}
     for setting in [s for s, lines in found.items() if lines is None]:
         print(f"{setting} cannot be loaded here")
         del found[setting]
-    shows = {
-        "matmul": show_beside_matmul,
-        "pause": show_after_pause,
-        "others": show_beside_others,
-    }
-    shows.get(options.table, show_sharing)(found)
+    _, show = TABLES[options.table]
+    show(found)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ from mlxconv.kernels.entry import parallel, serial, share_out, worker
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.pool import Pool
-from mlxconv.waking import Awake, Waking
+from mlxconv.waking import WORTH_WAKING, Awake, Waking
 
 # Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 10 us
 # under omp and tbb with threads that spin, where a launch takes 5 us all told, and 300 us where
 # they have to be woken.  `python -m benchmarks.sharing` shows where two threads begin to win.
-WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "omp passive": 3e7, "pool": 3e7}
+WORTH_SHARING = {"omp": 1e6, "tbb": 1e6, "omp passive": WORTH_WAKING, "pool": WORTH_WAKING}
 
 # A launch cannot be interrupted.  This much work per thread takes 10 ms at full speed and 0.2 s
 # in the slowest kernel, then Python looks for Ctrl-C.
@@ -183,6 +183,7 @@ def pack(schedule: Schedule, geometry: np.ndarray, w: np.ndarray) -> tuple[np.nd
 
 
 def _turns() -> int:
+    """How often a thread gives way, under this threading layer."""
     return TURNS.get(layer(), ALL_TURNS)
 
 
@@ -237,13 +238,13 @@ def _on_this_thread(
 def _on_numba(
     elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
 ) -> int:
-    launch = parallel(elements)
+    launch, counts = parallel(elements), (first, last, lo, hi, chunks, _turns())
     if chunks == numba.config.NUMBA_NUM_THREADS:  # there are no more that would wake up in vain
-        return launch(*arguments, first, last, lo, hi, chunks, _turns())  # type: ignore[no-any-return]
+        return launch(*arguments, *counts)  # type: ignore[no-any-return]
     before = numba.get_num_threads()
     numba.set_num_threads(min(chunks, numba.np.ufunc.parallel.NUM_THREADS))
     try:
-        return launch(*arguments, first, last, lo, hi, chunks, _turns())  # type: ignore[no-any-return]
+        return launch(*arguments, *counts)  # type: ignore[no-any-return]
     finally:
         numba.set_num_threads(before)
 
@@ -254,10 +255,11 @@ def _on_pool(
     """Each thread takes its share of the jobs of a step after the other."""
     geometry, x, w, y, panels, scratch, runs, counters = arguments
     entry, size, length = worker(elements), scratch.size // chunks, runs.size // chunks
+    turns = _turns()
 
     def work(c: int) -> None:
         own = scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length]
-        entry(geometry, x, w, y, panels, *own, counters, s, c, chunks, _turns(), lo, top)
+        entry(geometry, x, w, y, panels, *own, counters, s, c, chunks, turns, lo, top)
 
     counters[SUSPECT] = 0
     for s in range(first, last):

@@ -79,8 +79,7 @@ def test_a_worker_moves_over_from_the_core_of_the_caller():
 
 @several_cores
 def test_a_worker_moves_over_from_the_core_of_another():
-    """Core 0 of those there are is taken by worker 2, which is where this thread is pinned until
-    it comes; the caller is nowhere."""
+    """The first of the cores is taken by worker 2, and the caller is nowhere."""
     first, *others = sorted(os.sched_getaffinity(0))
 
     @kernel(no_cpython_wrapper=False)
