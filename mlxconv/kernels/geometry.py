@@ -180,26 +180,29 @@ def inside(g, block):
 
 
 COPY_FLOP = 25  # per element: what a tile could do in the time that a copy takes
+PARTS_FLOP = 60000  # what two parts more of a block take to begin
 
 
 @kernel
 def part_of(g, block, i, stays):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
     lie inside, and the rest.  Only the middle is read in place, if the input `stays`, and only from
-    `rows` positions on; the others are stretched to that: done where two more tiles take less than
-    to copy the middle.  Several lines are one part, since they copy what they share once."""
+    `rows` positions on; the others are as many as fill their tiles.  All are one part where to copy
+    the middle takes less than two more, and in blocks of several lines, which copy what they share
+    once."""
     lo, hi = 0, block.rows
-    lines = g.K[0] * g.K[1]
-    copied = block.rows * g.stride[2] * g.width * lines * COPY_FLOP
-    stretched = 4 * g.rows * lines * g.K[2] * g.C * g.NR * (block.p1 - block.p0)
-    if stays and block.lines == 1 and copied > stretched:
+    if stays and block.lines == 1:
         lo, hi = inside(g, block)
-    if hi - lo < g.rows:
+        behind = block.rows - hi
+        lo = max(-(-lo // g.MR) * g.MR, g.rows) if lo > 0 else 0
+        hi = block.rows - max(-(-behind // g.MR) * g.MR, g.rows) if behind > 0 else block.rows
+    copied = (hi - lo) * g.stride[2] * g.width * g.K[0] * g.K[1] * COPY_FLOP
+    if hi - lo < g.rows or copied < PARTS_FLOP:
         lo, hi = 0, block.rows if i == 1 else 0
     if i == 0:
-        lo, hi = 0, max(lo, g.rows) if lo > 0 else 0
+        lo, hi = 0, lo
     elif i == 2:
-        lo, hi = min(hi, block.rows - g.rows) if 0 < hi < block.rows else block.rows, block.rows
+        lo, hi = hi if hi > 0 else block.rows, block.rows
     first, to = block.first + lo * g.stride[2], block.to + lo * g.y_step[2]
     n, d, h, lines = block.n, block.d, block.h, block.lines
     return Block(n, d, h, lines, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1)

@@ -74,16 +74,17 @@ def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place:
     apart = g["panel_channels"][0] and g["tap_block"][0] == 1
     window = math.prod(g["K"][0].tolist()) * int(g["C"][0])
     tile = vectors * (TILE + MR * window * (APART if apart else MULTIPLY_ADD))
-    strip = strip_elements(g, lines, rows) / parts
-    copies = strip / lanes * COPY * (4 if elements.converts else 1)
+    by_element = COPY * (4 if elements.converts else 1) / lanes / parts
     if parts > 1:
-        copies += ROW * strip * parts / int(g["width"][0])
+        by_element += ROW / int(g["width"][0])
+    copies = strip_elements(g, lines, rows) * by_element
     ends = line_axis.W - whole_windows(line_axis)
     if g["stays"][0] and not elements.converts:
         if ends == 0:
             copies = 0.0
         elif lines == 1:
-            copies = min(copies, 2 * tile + 2 * PART)
+            at_end = strip_elements(g, 1, max(MR, ends // 2)) * by_element
+            copies = min(copies, 2 * at_end + 2 * PART)
     if in_place:
         middle = rows - ends if rows - ends >= MR else 0
         by_itself = LINE + vectors / parts * window * EDGE

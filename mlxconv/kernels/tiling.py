@@ -121,15 +121,13 @@ class Choice:
     def _strip(self) -> float:
         """The multiply-adds in whose time a block copies what it reads, for an element of each
         window: all of it, or what the tiles at the ends of a line read, unless it is widened."""
-        p, line, rows = self.p, self.line, self._block
-        widens = p.input_dtype in BITS
-        if not (widens or whole_windows(line) < line.W):
+        line, rows, widens = self.line, self._block, self.p.input_dtype in BITS
+        ends = line.W - whole_windows(line)
+        if not (widens or ends):
             return 0.0
-        span = (rows - 1) * line.stride + 1
-        strip = span + (line.K - 1) * min(line.dilation, span)
-        copied = COPY_FLOP / 2 * strip / max(1, rows * line.K)
-        ends = 2 * self.tile.shape[0] * columns(p, self.tile) * self.panels / max(1, line.W)
-        return copied if widens else min(ends, copied)
+        copied = copied_rows(line, rows) / max(1, rows)
+        at_ends = 2 * copied_rows(line, max(self.tile.shape[0], ends // 2)) / max(1, line.W)
+        return COPY_FLOP / 2 / line.K * (copied if widens else min(copied, at_ends))
 
     @cached_property
     def _copies(self) -> float:
@@ -250,6 +248,12 @@ def narrow_tile(p: "Problem", tile: Tile, phases: int, tiles: Sequence[Tile]) ->
     fitting = [t for t in fitting if t.shape[0] <= MR] or fitting
     best = min(fitting, key=lambda t: weight(p, t), default=tile)
     return best if weight(p, best) < weight(p, tile) else None
+
+
+def copied_rows(line: Axis, positions: int) -> int:
+    """Of the input, for so many positions of a line."""
+    span = (positions - 1) * line.stride + 1
+    return span + (line.K - 1) * min(line.dilation, span)
 
 
 def filters_of(p: "Problem") -> int:
