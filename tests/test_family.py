@@ -335,11 +335,12 @@ def test_blocks_of_several_lines(shape, filters, parameters, dtype, monkeypatch)
     assert len(blocks) > 1 or not found.schedule.by_line
 
 
+@pytest.mark.parametrize("length", [70, 230])  # without a middle that is read in place, and with
 @pytest.mark.parametrize(("channels", "taps", "stride"), [(512, 31, 1), (512, 5, 2), (1024, 27, 1)])
-def test_rows_that_crowd_a_set_of_the_cache(channels, taps, stride):
+def test_rows_that_crowd_a_set_of_the_cache(channels, taps, stride, length):
     """Exact, with room between the rows of strips, and where windows of many taps are copied."""
     rng = np.random.default_rng(6)
-    x = integer_array(rng, (2, 70, channels), "float32", 3)
+    x = integer_array(rng, (2, length, channels), "float32", 3)
     w = integer_array(rng, (channels, taps, 1), "float32", 3)
     pad = taps // 2
     exact = reference(x, w, (stride,), (pad,), (pad,), (1,), (1,), channels, dtype=np.float64)

@@ -8,7 +8,7 @@ from mlxconv import processor
 from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import STAYS_ALIGNED
-from mlxconv.kernels.padding import line_in, met, shortened
+from mlxconv.kernels.padding import copied_rows, ends_of, line_in, met, shortened
 
 
 def positions_of(g: np.ndarray) -> int:
@@ -44,23 +44,31 @@ def crowding(step_bytes: int, MR: int) -> float:
     return max(1.0, processor.filled(step_bytes, MR))
 
 
-RELOADED = 2.25  # lines of L1 per position that tiles load again, and for each row it copies one
+RELOADED = 4.4  # lines of L1 that tiles load again in the time in which a row's are copied
+STRADDLED = 0.5  # such lines that a load is worth which meets two, where each multiply-add loads
 
 
 def stay_or_copy(g: np.ndarray, lanes: int, itemsize: int) -> None:
     """Say whether windows that a depthwise tile reads in place stay there.  Where rows share sets
     of L1, each block of taps loads its own from L2 again, a line for each vector, or two if it
-    straddles them: 1024 channels, 15 taps take half the time if they are copied.  A vector is left
-    between the rows of a strip, where those of a block of taps would crowd too."""
+    straddles them: 512 channels, 31 taps take 0.87 of the time if they are copied, 15 taps 1.12
+    times as long.  A vector is left between the rows of a strip, where those of a block of taps
+    would crowd too."""
     stride, dilation, K, MR = (int(g[name].flat[-1]) for name in ("stride", "dilation", "K", "MR"))
-    width, taps = int(g["width"][0]), int(g["tap_block"][0])
+    width, taps, line = int(g["width"][0]), int(g["tap_block"][0]), line_in(g)
     step, rows = width * dilation * itemsize, (MR - 1) * stride // dilation
-    loads = K // taps * (rows + taps) + K % taps * MR
-    reloaded, least = processor.lines_per_set(step, loads) / MR, RELOADED + stride
-    lines = 1 + lanes * itemsize / CACHE_LINE_BYTES  # that a vector meets, wherever it starts
-    if g["stays"][0] and taps > 1 and lines * reloaded >= least:
-        straddle = width * itemsize % CACHE_LINE_BYTES > 0
-        g["stays"] = False if straddle or reloaded >= least else STAYS_ALIGNED
+    whole, more = width * itemsize % CACHE_LINE_BYTES == 0, lanes * itemsize / CACHE_LINE_BYTES
+    if taps > 1:
+        loads = K // taps * (rows + taps) + (K % taps > 0) * (rows + K % taps)
+        aligned = processor.lines_per_set(step, loads) / MR
+        anywhere = aligned * (1 + more)
+    else:
+        aligned, anywhere = 0.0, STRADDLED * K * more * whole
+    ends = ends_of(line, MR)  # which are copied anyway
+    saved = copied_rows(line, line.W) - (2 * copied_rows(line, ends // 2) if ends else 0)
+    worth = RELOADED * saved / (stride * max(1, line.W - ends))
+    if g["stays"][0] and saved > 0 and anywhere >= worth:
+        g["stays"] = STAYS_ALIGNED if whole and aligned < worth else False
     if processor.filled(step, 2 * (rows + taps)) > 1:
         g["width"] += lanes + -width % lanes
 

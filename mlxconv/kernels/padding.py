@@ -49,6 +49,19 @@ def whole_windows(axis: Axis) -> int:
     return max(0, min(W, (L - 1 - (K - 1) * dilation + padding) // stride + 1) - lo)
 
 
+def ends_of(axis: Axis, MR: int) -> int:
+    """The positions at both ends of a line that copy what they read: those whose windows reach out
+    of the input, and others that fill their tiles of MR."""
+    reaching = axis.W - whole_windows(axis)
+    return 2 * -(-reaching // (2 * MR)) * MR
+
+
+def copied_rows(axis: Axis, positions: int) -> int:
+    """Rows of the input that so many positions of a line copy."""
+    span = (positions - 1) * axis.stride + 1
+    return span + (axis.K - 1) * min(axis.dilation, span)
+
+
 def meets_padding(p: "Problem") -> bool:
     """Whether some window of `p` reaches past the ends of an axis."""
     return any(whole_windows(axis) < axis.W for axis in axes_of(p))

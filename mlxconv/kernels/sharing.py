@@ -13,7 +13,7 @@ from mlxconv import processor
 from mlxconv.kernels.blocking import are_from_memory, block_rows
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.layouts import in_parts
-from mlxconv.kernels.padding import line_in, whole_windows
+from mlxconv.kernels.padding import ends_of, line_in, whole_windows
 from mlxconv.kernels.window import strip_elements
 
 
@@ -83,7 +83,7 @@ def _cycles(g: np.ndarray, elements: Elements, lines: int, parts: int, in_place:
         if ends == 0:
             copies = 0.0
         elif lines == 1:
-            at_end = strip_elements(g, 1, max(MR, ends // 2)) * by_element
+            at_end = strip_elements(g, 1, ends_of(line_axis, MR) // 2) * by_element
             copies = min(copies, 2 * at_end + 2 * PART)
     if in_place:
         middle = rows - ends if rows - ends >= MR else 0

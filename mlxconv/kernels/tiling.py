@@ -17,7 +17,7 @@ from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking
 from mlxconv.kernels.geometry import COPY_FLOP
-from mlxconv.kernels.padding import Axis, line_of, met, shortened, whole_windows
+from mlxconv.kernels.padding import Axis, copied_rows, ends_of, line_of, met, shortened
 from mlxconv.kernels.schedule import Tile, itemsize_of, lanes_of
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ class Choice:
     def _strip(self) -> float:
         """The multiply-adds in whose time a block copies what it reads, for an element of each
         window: all of it, or what the tiles at the ends of a line read, unless it is widened."""
-        line, rows, widens = self.line, self._block, self.p.input_dtype in BITS
-        ends = line.W - whole_windows(line)
+        line, rows, widens = self.line, max(1, self._block), self.p.input_dtype in BITS
+        ends = ends_of(line, self.tile.shape[0])
         if not (widens or ends):
             return 0.0
-        copied = copied_rows(line, rows) / max(1, rows)
-        at_ends = 2 * copied_rows(line, max(self.tile.shape[0], ends // 2)) / max(1, line.W)
+        copied = copied_rows(line, rows) / rows
+        at_ends = 2 * copied_rows(line, ends // 2) / max(1, line.W)
         return COPY_FLOP / 2 / line.K * (copied if widens else min(copied, at_ends))
 
     @cached_property
@@ -248,12 +248,6 @@ def narrow_tile(p: "Problem", tile: Tile, phases: int, tiles: Sequence[Tile]) ->
     fitting = [t for t in fitting if t.shape[0] <= MR] or fitting
     best = min(fitting, key=lambda t: weight(p, t), default=tile)
     return best if weight(p, best) < weight(p, tile) else None
-
-
-def copied_rows(line: Axis, positions: int) -> int:
-    """Of the input, for so many positions of a line."""
-    span = (positions - 1) * line.stride + 1
-    return span + (line.K - 1) * min(line.dilation, span)
 
 
 def filters_of(p: "Problem") -> int:
