@@ -31,6 +31,11 @@ import mlxconv
 SETTINGS = {
     "omp default": {"NUMBA_THREADING_LAYER": "omp", "OMP_WAIT_POLICY": ""},
     "omp": {"NUMBA_THREADING_LAYER": "omp", "OMP_WAIT_POLICY": "active"},
+    "omp prange": {
+        "NUMBA_THREADING_LAYER": "omp",
+        "OMP_WAIT_POLICY": "active",
+        "MLXCONV_THREADING": "numba",
+    },
     "omp passive": {"NUMBA_THREADING_LAYER": "omp", "OMP_WAIT_POLICY": "passive"},
     "tbb": {"NUMBA_THREADING_LAYER": "tbb"},
     "pool": {"MLXCONV_THREADING": "pool"},

@@ -36,7 +36,8 @@ class Planned:
         self.output_elements = math.prod(self.output_shape)
         places = addresses if over_groups else None
         self.new_output = recycling.maker(self.output_shape, self.dtype, places)
-        self.is_real = problem.dtype not in REAL_OF
+        # of arrays that kernels read as they are; none if they see the problem otherwise
+        self.read_dtype = None if problem.dtype in REAL_OF else self.dtype
 
     def output(self, out: np.ndarray | None, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         """`out` if the result of `x` and `w` may be written there, or new memory."""
@@ -59,10 +60,9 @@ class Planned:
         return None
 
     def are_usual(self, a: np.ndarray, b: np.ndarray) -> bool:
-        """Whether kernels read both arrays as they are."""
-        if not self.is_real or not a.dtype is b.dtype is self.dtype:  # byte order and all
-            return False
-        return a.flags.num & b.flags.num & PLAIN == PLAIN
+        """Whether kernels read both arrays as they are: of this very type, byte order and all."""
+        same = a.dtype is b.dtype is self.read_dtype
+        return same and a.flags.num & b.flags.num & PLAIN == PLAIN
 
     def weave(
         self,
@@ -98,7 +98,7 @@ class Plan(Planned):
         self.packs = schedule.panels > 0
         self.is_empty = not (self.output_elements and math.prod(problem.weight_shape))
         self._merges = as_lines(problem) != problem  # axes, which then must lie without gaps
-        self.is_real = self.is_real and not problem.flip
+        self.read_dtype = None if problem.flip else self.read_dtype
 
     @cached_property
     def real(self) -> "Problem":
@@ -181,7 +181,7 @@ class Plan(Planned):
 
     def _filters(self, w: np.ndarray) -> np.ndarray:
         """Those that lie in any order, as flat memory of the result's real type."""
-        if self.is_real and w.dtype is self.dtype and w.flags.aligned:
+        if w.dtype is self.read_dtype and w.flags.aligned:
             return np.ascontiguousarray(w).reshape(-1)
         return real_filters(w, self.problem)
 
@@ -194,10 +194,9 @@ class Plan(Planned):
         """Also filters of (groups, O, ..., C), where groups have panels of their own."""
         first = w.ndim - len(self.output_shape)
         return (
-            self.is_real
+            w.dtype is self.read_dtype
             and (not self._merges or max(self.problem.K) == 1)  # axes of one tap may merge
             and self.schedule.panels > 0
-            and w.dtype is self.dtype
             and (w.shape[-1] == 1 or w.itemsize in (w.strides[-1], w.strides[first]))
             and w.flags.aligned
             and first <= 1  # not of groups and banks

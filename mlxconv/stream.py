@@ -45,6 +45,7 @@ class Stream:
 cpu = Device()
 _default = Stream()
 _current: ContextVar[Stream] = ContextVar("mlxconv.stream", default=_default)
+current = _current.get  # the stream of calls that name none
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def resolve(s: Any) -> Stream:
     taken too, so that code moved from MLX need not change.
     """
     if s is None:
-        return _current.get()
+        return current()
     if isinstance(s, Stream):
         return s
     if isinstance(s, Device):

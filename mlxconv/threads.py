@@ -7,11 +7,13 @@ and why (each case has aborted or hung programs that call Numba from more than o
                   ours is running in parallel; a process forked after Numba's threads started: under
                   omp a parallel region ends the child, under tbb it may wait for ever for a thread
                   that was left behind
-    Numba         under its omp and tbb layers
+    Numba         under its tbb layer, and under omp, whose threads are launched without prange where
+                  they can be: in half the time, see entry.team
     our pool      where Numba's layer would be workqueue, which aborts the process when two Python
                   threads enter it: a range kernel releases the GIL, so Python threads do as well
 
-MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, MLXCONV_NUM_THREADS the number.
+MLXCONV_THREADING=auto|numba|pool|serial overrides the choice, `numba` with prange;
+MLXCONV_NUM_THREADS the number.
 """
 
 import math
@@ -29,10 +31,11 @@ import numpy as np
 from mlxconv import processor, workspace
 from mlxconv.arrays import aligned_empty
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.entry import parallel, serial, share_out, worker
+from mlxconv.kernels.entry import parallel, serial, share_out, team, worker
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.pool import Pool
+from mlxconv.simd.openmp import runtime
 from mlxconv.waking import WORTH_WAKING, Awake, Waking
 
 # Work below which one thread is faster, in FLOP, of which one core does 100 in a nanosecond: 10 us
@@ -140,6 +143,7 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         return None
     kept, last, alone = idle, end - 1, schedule.on_one_thread
     flop, pace, waking, turns = schedule.flop, schedule.pace, _waking(), _turns()
+    launch: Callable[..., int] | None = None  # loaded at the first one, which starts threads
 
     def on_arrays(
         x: np.ndarray,
@@ -148,22 +152,25 @@ def bound(schedule: Schedule, geometry: np.ndarray) -> Callable[..., int] | None
         panels: np.ndarray | None = None,
         workers: int | None = None,
     ) -> int:
-        if workers is not None and chunks > 1 and not are_all(workers):
+        fewer = workers is not None and chunks > 1 and not are_all(workers)
+        if fewer and (workers != 1 or flop >= LAUNCH_FLOP):
             # what is one launch for all may be several for fewer
             return run(schedule, geometry, (x, w, y), workers, panels)
+        nonlocal launch
         try:
             space = kept.pop()  # workspace.borrow, without a call of it
         except IndexError:
             space = workspace.borrow(schedule, chunks, kept)
         own, scratch, runs, counters = space
         own = own if panels is None else panels
-        started = 0.0 if chunks == 1 or _forked else waking.wanted(flop)
+        started = 0.0 if chunks == 1 or fewer or _forked else waking.wanted(flop)
         if not started or not _busy.acquire(False):
             suspect = alone(geometry, x, w, y, own, scratch, runs, counters, last, end, 0, ALL_JOBS)
         else:
             try:
+                launch = launch or _launcher(schedule.elements)
                 arrays = geometry, x, w, y, own, scratch, runs, counters
-                suspect = schedule.on_threads(*arrays, last, end, 0, ALL_JOBS, chunks, turns)
+                suspect = launch(*arrays, last, end, 0, ALL_JOBS, chunks, turns)
             finally:
                 _busy.release()
             waking.launched(started, pace)
@@ -235,16 +242,32 @@ def _on_this_thread(
     return serial(elements)(*arguments, first, last, lo, hi)  # type: ignore[no-any-return]
 
 
+@lru_cache(1)
+def _has_team() -> bool:
+    """Whether Numba's threads are OpenMP's, and are launched without prange."""
+    by_prange = os.environ.get("MLXCONV_THREADING") == "numba"
+    return layer() == "omp" and not by_prange and runtime() is not None
+
+
+def _launcher(elements: Elements) -> Callable[..., int]:
+    """What runs steps on Numba's threads.  They are started as Numba would: it ends a forked child
+    whose parent used OpenMP, and has to know."""
+    numba.np.ufunc.parallel._launch_threads()
+    return team(elements) if _has_team() else parallel(elements)  # type: ignore[no-any-return]
+
+
 def _on_numba(
     elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
 ) -> int:
-    launch, counts = parallel(elements), (first, last, lo, hi, chunks, _turns())
-    if chunks == numba.config.NUMBA_NUM_THREADS:  # there are no more that would wake up in vain
-        return launch(*arguments, *counts)  # type: ignore[no-any-return]
+    launch, most = _launcher(elements), numba.config.NUMBA_NUM_THREADS
+    chunks = min(chunks, most)
+    counts = first, last, lo, hi, chunks, _turns()
+    if chunks == most or _has_team():  # there are no more that would wake up in vain
+        return launch(*arguments, *counts)
     before = numba.get_num_threads()
-    numba.set_num_threads(min(chunks, numba.np.ufunc.parallel.NUM_THREADS))
+    numba.set_num_threads(chunks)
     try:
-        return launch(*arguments, *counts)  # type: ignore[no-any-return]
+        return launch(*arguments, *counts)
     finally:
         numba.set_num_threads(before)
 
@@ -253,13 +276,11 @@ def _on_pool(
     elements: Elements, arguments: Any, first: int, last: int, lo: int, hi: int, chunks: int
 ) -> int:
     """Each thread takes its share of the jobs of a step after the other."""
-    geometry, x, w, y, panels, scratch, runs, counters = arguments
-    entry, size, length = worker(elements), scratch.size // chunks, runs.size // chunks
-    turns = _turns()
+    geometry, *_, counters = arguments
+    entry, turns = worker(elements), _turns()
 
     def work(c: int) -> None:
-        own = scratch[c * size : (c + 1) * size], runs[c * length : (c + 1) * length]
-        entry(geometry, x, w, y, panels, *own, counters, s, c, chunks, turns, lo, top)
+        entry(*arguments, s, c, chunks, turns, lo, top)
 
     counters[SUSPECT] = 0
     for s in range(first, last):

@@ -8,7 +8,6 @@ import pytest
 import mlxconv
 from mlxconv import threads as launcher
 from mlxconv.dispatch import plan
-from mlxconv.kernels import schedule as schedules
 
 X, W = np.ones((1, 5000, 32), np.float32), np.ones((20, 3, 32), np.float32)  # worth sharing
 
@@ -138,14 +137,13 @@ def test_the_threads_of_what_is_bound(monkeypatch, threads, launched):
     """What is looked up once, for all threads, uses no more than a call may."""
     if launcher.layer() == "pool" or launcher.numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("it is not bound to several threads")
-    launches, parallel = [], launcher.parallel
+    launches, launching = [], launcher._launcher
 
     def spy(elements):
-        launch = parallel(elements)
+        launch = launching(elements)
         return lambda *arguments: launches.append(arguments[-2]) or launch(*arguments)
 
-    monkeypatch.setattr(launcher, "parallel", spy)
-    monkeypatch.setattr(schedules, "parallel", spy)
+    monkeypatch.setattr(launcher, "_launcher", spy)
     monkeypatch.setattr(launcher, "default_threads", lambda: 2)
     monkeypatch.setattr(launcher.numba.config, "NUMBA_NUM_THREADS", 2)
     schedule = plan.__wrapped__(mlxconv.explain(X[:, :200], W).problem, None).schedule

@@ -13,6 +13,7 @@ import pytest
 
 LAYERS = {
     "omp": {"NUMBA_THREADING_LAYER": "omp"},
+    "prange": {"NUMBA_THREADING_LAYER": "omp", "MLXCONV_THREADING": "numba"},
     "tbb": {"NUMBA_THREADING_LAYER": "tbb"},
     "workqueue": {"NUMBA_THREADING_LAYER": "workqueue"},
     "pool": {"MLXCONV_THREADING": "pool"},

@@ -14,7 +14,7 @@ from mlxconv.arrays import BITS, CACHE_LINE_BYTES
 from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking, few_positions
 from mlxconv.kernels.elements import Elements
-from mlxconv.kernels.entry import parallel, serial
+from mlxconv.kernels.entry import serial
 from mlxconv.kernels.geometry import (
     FILTERS,
     KEPT,
@@ -128,11 +128,6 @@ class Schedule:
     def on_one_thread(self) -> Callable[..., int]:
         """What runs the steps, see `entry.serial`."""
         return serial(self.elements)
-
-    @cached_property
-    def on_threads(self) -> Callable[..., int]:
-        """The same on several, see `entry.parallel`; to load it starts Numba's threads."""
-        return parallel(self.elements)
 
 
 class Layout(NamedTuple):

@@ -49,6 +49,13 @@ def address_of(kernel, call):
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
 
 
+def c_function(kernel, argument_types):
+    """The address of `kernel` as C calls it, with arguments of these types."""
+    kernel.compile(argument_types)
+    compiled = kernel.overloads[argument_types]
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
 def entry_point(kernel, argument_types):
     """What Python calls to run `kernel` on arguments of these types, all without gaps in memory:
     arrays of any shape are flat there, half types are bits.  Nothing of this is checked: a caller
