@@ -7,8 +7,8 @@ and why (each case has aborted or hung programs that call Numba from more than o
                   ours is running in parallel; a process forked after Numba's threads started: under
                   omp a parallel region ends the child, under tbb it may wait for ever for a thread
                   that was left behind
-    Numba         under its tbb layer, and under omp, whose threads are launched without prange where
-                  they can be: in half the time, see entry.team
+    Numba         under its tbb layer, and under omp, whose threads are launched without prange
+                  where they can be: in half the time, see entry.team
     our pool      where Numba's layer would be workqueue, which aborts the process when two Python
                   threads enter it: a range kernel releases the GIL, so Python threads do as well
 
