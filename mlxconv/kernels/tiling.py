@@ -126,7 +126,8 @@ class Choice:
         if not (widens or ends):
             return 0.0
         copied = copied_rows(line, rows) / rows
-        at_ends = 2 * copied_rows(line, ends // 2) / max(1, line.W)
+        at_end = min(rows, ends // 2)  # of a block
+        at_ends = ends / max(1, line.W) * copied_rows(line, at_end) / max(1, at_end)
         return COPY_FLOP / 2 / line.K * (copied if widens else min(copied, at_ends))
 
     @cached_property
