@@ -13,7 +13,7 @@ from mlxconv.arrays import as_array
 from mlxconv.forks import no_fork
 from mlxconv.parameters import Ints, Parameters
 from mlxconv.problem import Problem, problem_of
-from mlxconv.stream import current, resolve
+from mlxconv.stream import resolve
 from mlxconv.tracing import Origin, Traced
 
 
@@ -281,7 +281,7 @@ def convolution(
         return Traced(y, origin)  # type: ignore[return-value]
     else:
         x, w = as_array("input", input), as_array("weight", weight)
-    threads = (current() if stream is None else resolve(stream)).threads
+    threads = resolve(stream).threads
     if exact:
         return _known_runner(q, x.shape, x.dtype, w.shape, w.dtype, variant)(x, w, threads, out)
     problem = problem_of(Parameters(*q), x.shape, x.dtype, w.shape, w.dtype)

@@ -45,7 +45,6 @@ class Stream:
 cpu = Device()
 _default = Stream()
 _current: ContextVar[Stream] = ContextVar("mlxconv.stream", default=_default)
-current = _current.get  # the stream of calls that name none
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def resolve(s: Any) -> Stream:
     taken too, so that code moved from MLX need not change.
     """
     if s is None:
-        return current()
+        return _current.get()
     if isinstance(s, Stream):
         return s
     if isinstance(s, Device):

@@ -249,6 +249,7 @@ def _has_team() -> bool:
     return layer() == "omp" and not by_prange and runtime() is not None
 
 
+@lru_cache
 def _launcher(elements: Elements) -> Callable[..., int]:
     """What runs steps on Numba's threads.  They are started as Numba would: it ends a forked child
     whose parent used OpenMP, and has to know."""

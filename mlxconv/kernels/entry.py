@@ -132,7 +132,7 @@ class Shared(NamedTuple):
     turns: int
     lo: int
     hi: int
-    member: int = 0
+    member: int  # 0 where it is not asked
 
 
 @lru_cache

@@ -183,6 +183,12 @@ COPY_FLOP = 25  # per element: what a tile could do in the time that a copy take
 PARTS_FLOP = 60000  # what two parts more of a block take to begin
 
 
+@kernel(inline="always")
+def filling(g, positions):
+    """So many positions at the end of a line, and as many more as fill their tiles."""
+    return max(-(-positions // g.MR) * g.MR, g.rows) if positions > 0 else 0
+
+
 @kernel
 def part_of(g, block, i, stays):
     """Part i of `block`: positions whose windows reach out of the input at its low end, those that
@@ -193,16 +199,14 @@ def part_of(g, block, i, stays):
     lo, hi = 0, block.rows
     if stays and block.lines == 1:
         lo, hi = inside(g, block)
-        behind = block.rows - hi
-        lo = max(-(-lo // g.MR) * g.MR, g.rows) if lo > 0 else 0
-        hi = block.rows - max(-(-behind // g.MR) * g.MR, g.rows) if behind > 0 else block.rows
+        lo, hi = filling(g, lo), block.rows - filling(g, block.rows - hi)
     copied = (hi - lo) * g.stride[2] * g.width * g.K[0] * g.K[1] * COPY_FLOP
     if hi - lo < g.rows or copied < PARTS_FLOP:
-        lo, hi = 0, block.rows if i == 1 else 0
+        lo, hi = 0, block.rows
     if i == 0:
         lo, hi = 0, lo
     elif i == 2:
-        lo, hi = hi if hi > 0 else block.rows, block.rows
+        lo, hi = hi, block.rows
     first, to = block.first + lo * g.stride[2], block.to + lo * g.y_step[2]
     n, d, h, lines = block.n, block.d, block.h, block.lines
     return Block(n, d, h, lines, first, hi - lo, to, block.g0, block.g1, block.p0, block.p1)

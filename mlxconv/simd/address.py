@@ -44,15 +44,13 @@ def address_of(kernel, call):
         if kernel not in _kernels:
             _kernels.append(kernel)
         return _kernels.index(kernel)
-    kernel.compile(argument_types)
-    compiled = kernel.overloads[argument_types]
+    compiled = _compiled(kernel, argument_types)
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
 
 
 def c_function(kernel, argument_types):
     """The address of `kernel` as C calls it, with arguments of these types."""
-    kernel.compile(argument_types)
-    compiled = kernel.overloads[argument_types]
+    compiled = _compiled(kernel, argument_types)
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
 
@@ -63,8 +61,13 @@ def entry_point(kernel, argument_types):
     if not hasattr(kernel, "compile"):
         return lambda *arguments: kernel(*map(_flat, arguments, argument_types))
     lent = tuple(Lent(t) if isinstance(t, types.Array) else t for t in argument_types)
-    kernel.compile(lent)
-    return kernel.overloads[lent].entry_point
+    return _compiled(kernel, lent).entry_point
+
+
+def _compiled(kernel, argument_types):
+    """What Numba knows of `kernel` for these types, compiled if need be."""
+    kernel.compile(argument_types)
+    return kernel.overloads[argument_types]
 
 
 def _flat(argument, declared):

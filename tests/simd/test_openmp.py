@@ -56,6 +56,7 @@ def test_without_a_runtime_prange_launches(monkeypatch):
     assert threads._launcher(None) == "prange"
     monkeypatch.undo()
     threads._has_team.cache_clear()
+    threads._launcher.cache_clear()
 
 
 def test_python_alone_has_none(monkeypatch):
