@@ -12,8 +12,17 @@ from typing import Final, NamedTuple
 
 from mlxconv import fft, processor
 from mlxconv.fft import FourierPlan
-from mlxconv.kernels import channels_first, depthwise, direct, dot, grouped, reference, tiling
-from mlxconv.kernels.schedule import itemsize_of, lanes_of
+from mlxconv.kernels import (
+    channels_first,
+    depthwise,
+    direct,
+    dot,
+    dot_tiling,
+    grouped,
+    reference,
+    tiling,
+)
+from mlxconv.kernels.schedule import lanes_of
 from mlxconv.lowering import as_lines, as_real
 from mlxconv.phases import Part, PhasedPlan, Weave, phases_of, weaves_of, woven
 from mlxconv.plan import Plan
@@ -69,14 +78,14 @@ VARIANTS: Final = (  # tried in order; the last takes anything
     Variant(channels_first, wins=lambda p: _is_worth_turning(p),
             loses="filters fill vectors and meet many positions, or to turn the input takes long"),
     # 1-1.8x the speed of direct with 8 to 16 filters in a group, 1.3-5x with 3 to 7, 3-10x below
-    Variant(grouped,   wins=lambda p: 1 < p.groups < max(p.C, p.O) and not _suit_others(p),
-            loses="there is one group, or one channel and filter each, or dot or direct wins"),
+    Variant(grouped,   wins=lambda p: _wins(p, grouped),
+            loses="there is one group, or one channel and filter each, or others take less time"),
     # 6-10x the speed of direct
     Variant(depthwise, wins=lambda p: p.groups > 1, loses="there is one channel"),
     # 1.1-3x the speed of direct with up to 12 positions, 0.8x with 16, or 1-1.8x if filters are
     # few, and 0.6x where windows are short beside their number; 1.2-4x with up to four
-    # filters, 1.1-2.5x with five to ten
-    Variant(dot,       wins=lambda p: _are_few_and_long(p) or _are_few_filters(p),
+    # filters, 1-2.5x with five to sixteen
+    Variant(dot,       wins=lambda p: _are_few_and_long(p) or _wins(p, dot),
             loses="there are many output positions in the batch, or windows are short for these"),
     Variant(direct,    wins=lambda p: True, loses=""),
     Variant(reference, wins=lambda p: True, loses=""),
@@ -95,56 +104,40 @@ def _are_few_and_long(p: Problem) -> bool:
     to 2 times as long for those of 192."""
     positions, window = math.prod(p.output_L), math.prod(p.K) * p.C // p.groups
     windows, most = p.N * positions, window // PER_WINDOW[processor.fma_per_cycle()]
-    if positions >= dot.MOST_POSITIONS or windows > most:
+    if positions >= dot_tiling.MOST_POSITIONS or windows > most:
         return False
     return windows <= FEW_WINDOWS or READ_AGAIN_BY_DOT * p.O / p.groups < _cost_of_direct(p)
 
 
-LONG_SUMS = 144  # multiply-adds of an output from which the larger tiles of direct take less time
-MANY_CHANNELS = 20  # of a group, from which they do even with one tap
+def _wins(p: Problem, kernel: ModuleType) -> bool:
+    """Whether `kernel` is the one that takes the least time, of an order of its own."""
+    return _summing(p) is kernel
 
 
-def _suit_others(p: Problem) -> bool:
-    """Whether groups are for dot, or take a vector each and have sums so long that the tiles of
-    direct, which are larger, take 0.85 to 1 of the time."""
-    filters, channels = p.O // p.groups, p.C // p.groups
-    is_long = channels >= MANY_CHANNELS or math.prod(p.K) * channels >= LONG_SUMS
-    return _are_few_filters(p) or (2 * filters > lanes_of(p) and is_long)
+IMAGES = 2  # of which the cost is weighed, whatever the batch
 
 
-def _are_few_filters(p: Problem) -> bool:
-    """Whether few filters meet many positions, and windows are long enough for as many sums over
-    lanes: three filters of four taps and a vector of up to 8 channels take 1 to 1.2x the time of
-    direct, and groups of four with 16 that of grouped; other vectors of 16 channels take 0.6 to
-    0.9x.  Where 16 registers leave two positions to the tile of four filters, these take 1.05x to
-    1.8x the time with up to two vectors of channels."""
-    filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
-    suits_others = lanes_of(p) < 16 or (p.groups > 1 and filters == 4)
-    is_short = filters > 2 and vectors == 1 and math.prod(p.K) <= 4 and suits_others
-    is_narrow = filters == 4 and vectors <= 2 and processor.registers() == 16
-    return dot.meets_few_filters(p) and not (is_short or is_narrow or _are_too_many(p))
-
-
-def _are_too_many(p: Problem) -> bool:
-    """Whether more than four filters take longer than others, that leave lanes empty, or turn the
-    input: those that almost fill a vector, or have few vectors of channels, 1 to 1.4x; and eight or
-    more of many taps, whose filters L1 does not hold, or of several groups, 1 to 1.25x.  But to
-    turn the input for less than three vectors of positions takes 0.9 to 1.75x the time of dot."""
-    filters, vectors = p.O // p.groups, p.C // p.groups // lanes_of(p)
-    if filters <= 4:
-        return False
-    size = math.prod(p.weight_shape) * itemsize_of(p)
-    are_many = filters > 7 and math.prod(p.output_L) >= 3 * lanes_of(p)
-    reads_again = are_many and size > processor.caches().L1_bytes
-    turns_well = math.prod(p.K) > 4 and (p.groups > 1 or reads_again)
-    return filters >= min(lanes_of(p), 4 * vectors) or turns_well
+@lru_cache(maxsize=8)  # several rows ask for it, one after the other
+def _summing(p: Problem) -> ModuleType | None:
+    """The variant of those that sum in an order of their own that takes the least time; None if one
+    that sums as direct does takes less.  It is not the batch that chooses the order."""
+    if 1 < p.groups == p.C < p.O and not grouped.refuses(p):
+        return grouped
+    p, costs = p._replace(N=IMAGES), dict[ModuleType | None, float]()
+    if dot_tiling.meets_few_filters(p):
+        costs[dot] = dot_tiling.cost(p)
+    if 1 < p.groups < p.C and not grouped.refuses(p):
+        costs[grouped] = grouped.cost(p)
+    if costs:
+        turned = math.inf if channels_first.refuses(p) else _cost_of_turning(p)
+        costs[None] = min(turned, _cost_of_direct(p))
+    return min(costs, key=lambda variant: costs[variant], default=None)
 
 
 # what multiply-adds of others cost, beside those of the tiles of direct for one group; fitted, see
 # turned_tiling.py
 OF_DOT = 2.1  # of dot
 READ_AGAIN_BY_DOT = 3.1  # ... where so many windows meet them that filters are read several times
-OVER_GROUPS, OVER_ONE = 1.4, 1.2  # of grouped, with several groups to a vector or one
 OF_GROUPS = 10  # ... of direct for several groups: so many more for a window of the first panel
 FAR_OUTPUT = 45  # more of channels_first for an output that goes to memory
 FAR_TURNED = 1.9  # ... and times as long at the most
@@ -153,23 +146,20 @@ PACKING_CYCLES = 2000  # that direct takes to begin to pack
 
 def _is_worth_turning(p: Problem) -> bool:
     """Whether to turn input and outputs costs less than the lanes that other variants leave empty,
-    or dot takes for sums over lanes.  Where outputs go to memory it takes FAR_TURNED times as long.
-    Beside grouped, which sums in another order, a single image is weighed, lest the batch choose
-    the order."""
-    suits_dot = not dot.refuses(p)
-    if p.groups == p.C or (suits_dot and _are_few_filters(p)):
+    or dot takes for sums over lanes."""
+    if p.groups == p.C or _summing(p):
         return False
-    filters, lanes = p.O // p.groups, lanes_of(p)
-    if suits_dot and _are_few_and_long(p):
-        other = OF_DOT * filters
-    elif p.groups > 1 and filters <= lanes and not _suit_others(p):
-        together = lanes // filters  # groups to a vector
-        vectors, each = -(-p.groups // together), OVER_GROUPS if together > 1 else OVER_ONE
-        other, p = vectors * lanes / p.groups * each, p._replace(N=1)
+    if not dot.refuses(p) and _are_few_and_long(p):
+        other = OF_DOT * p.O / p.groups
     else:
         other = _cost_of_direct(p)
-    far = min(FAR_TURNED, 1 + FAR_OUTPUT / _window(p))
-    return channels_first.cost(p) * (far if tiling.is_far(p) else 1) < other
+    return _cost_of_turning(p) < other
+
+
+def _cost_of_turning(p: Problem) -> float:
+    """That of channels_first; where outputs go to memory up to FAR_TURNED times as much."""
+    far = min(FAR_TURNED, 1 + FAR_OUTPUT / _window(p)) if tiling.is_far(p) else 1
+    return channels_first.cost(p) * far
 
 
 def _window(p: Problem) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mlxconv import roofline, timing
 from mlxconv.dispatch import AnyPlan, plan
 from mlxconv.fft import FourierPlan
-from mlxconv.kernels import dot
+from mlxconv.kernels.dot_tiling import MOST_POSITIONS
 from mlxconv.kernels.schedule import Schedule
 from mlxconv.lowering import as_real
 from mlxconv.parameters import Ints
@@ -86,9 +86,9 @@ class Explanation:
             *self._roofline(),
         ]
         lines += [f"  refused   {name}: {reason}" for name, reason in self.refused]
-        if math.prod(p.output_L) < dot.MOST_POSITIONS:
+        if math.prod(p.output_L) < MOST_POSITIONS:
             lines.append(
-                f"  rounding  may depend on the batch: with less than {dot.MOST_POSITIONS} output "
+                f"  rounding  may depend on the batch: with less than {MOST_POSITIONS} output "
                 "positions in an image, the kernel does"
             )
         return "\n".join(lines)

@@ -6,7 +6,7 @@ import pytest
 import mlxconv
 from mlxconv import dispatch, processor
 from mlxconv.bench.shapes import Shape
-from mlxconv.kernels import dot
+from mlxconv.kernels.dot_tiling import MOST_FILTERS, MOST_POSITIONS
 from mlxconv.parameters import Parameters
 from mlxconv.problem import problem_of
 from tests.problems import random_cases
@@ -57,13 +57,14 @@ def test_the_row_that_wins(x, w, named, variant):
 
 
 def test_sums_too_short_for_dot():
-    """Of four filters, to add up lanes would take longer than to compute them, unless a vector has
-    16: then it is so for float64, and for several groups."""
-    x, w = (1, 100, LANES), (4, 4, LANES)
-    assert (mlxconv.explain(x, w).variant == "dot") == (LANES == 16)
+    """Of a vector or two, to add up the lanes takes longer than to compute them, and most lanes of
+    panels are not empty; long ones are for dot, though they fill panels."""
+    for dtype, lanes in (("float32", LANES), ("float64", LANES // 2)):
+        x, w = np.empty((1, 4000, lanes), dtype), np.empty((lanes, 1, lanes), dtype)
+        assert mlxconv.explain(x, w).variant != "dot"
+        x, w = np.empty((1, 400, 16 * lanes), dtype), np.empty((3, 5, 16 * lanes), dtype)
+        assert mlxconv.explain(x, w).variant == "dot"
     assert mlxconv.explain((1, 100, 4 * LANES), (16, 4, LANES), groups=4).variant != "dot"
-    double = [np.empty((*s[:-1], LANES // 2)) for s in (x, w)]
-    assert mlxconv.explain(*double).variant != "dot"
 
 
 def test_the_order_of_sums_does_not_depend_on_the_batch():
@@ -72,7 +73,7 @@ def test_the_order_of_sums_does_not_depend_on_the_batch():
         wide = case._replace(x_shape=(1, 900, 16 * case.groups), w_shape=(*case.w_shape[:2], 16))
         short = wide._replace(x_shape=(1, case.w_shape[1] + 9, 16 * case.groups))
         for each in (case, wide, short):
-            if each.outputs < dot.MOST_POSITIONS:
+            if each.outputs < MOST_POSITIONS:
                 continue
             won = set()
             for N in (1, 2, 70, 5000):
@@ -91,7 +92,7 @@ def test_nor_where_shares_of_few_images_are_not_equal(filters):
         assert "grouped" not in won or len(won) == 1, (W, won)
 
 
-@pytest.mark.parametrize("filters", range(1, len(dot.tiles()) + 1))
+@pytest.mark.parametrize("filters", range(1, MOST_FILTERS + 1))
 def test_nor_where_few_filters_meet_few_long_windows(filters):
     """Only lines of fewer positions than a tile may be summed as the windows of all are."""
     for L, C, K, stride in ((1125, 40 * LANES, 8, 8), (60, 20 * LANES, 5, 1), (9, LANES, 2, 1)):

@@ -10,15 +10,17 @@ Layout      vectors run over the sum, filters stay as they are
                 window  [x x x x x x x x] [x x x x ...      filter  [w w w w w w w w] [w w w w ...
 
             For few positions windows are copied one behind the other; for few filters they are
-            read where they lie, in the blocks of loops.py, and a panel is a single filter.  One
-            filter stays in registers, and each vector of x serves all positions that meet it.
+            read where they lie, in the blocks of loops.py, and a panel is a single filter.  Taps of
+            one filter stay in registers, and each vector of x serves all positions that meet it.
 Registers   few positions: 4 filters x 3 positions = 12 accumulators + 3 of windows + 1 of a filter,
-            or x 2; each pass over the positions reads the filters again.  Few filters: see TILES;
-            one filter: see SLIDING.
-Order       every lane sums each LANES-th product, the rest of a window joins the first lanes, then
-            halves are added until one is left: not the order of the other variants.
-Bound       memory: every weight is read once.  Rows that come from there are asked for by tiles
-            before, 0.6 to 0.9 of the time, spread over the sum, lest they wait for each other.
+            or x 2; each pass over the positions reads the filters again.  Few filters: see TILES,
+            all at a time or some; one filter: see SLIDING.
+Order       every lane sums each LANES-th product, of one filter channel by channel, the rest of a
+            window joins the first lanes, then halves are added until one is left: not the order of
+            the other variants.
+Bound       few positions: memory, as every weight is read once.  Few filters: multiply-adds; rows
+            that come from memory are asked for by tiles before, 0.3 to 0.9 of the time, spread over
+            the sum, lest they wait for each other.
 """
 
 import math
@@ -26,6 +28,15 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
+from mlxconv.kernels.dot_tiling import (
+    MOST_FILTERS,
+    MOST_POSITIONS,
+    best_tile,
+    meets_few_filters,
+    stay,
+    taps_inside,
+    tiles_ahead,
+)
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.layouts import geometry_of
@@ -34,8 +45,6 @@ from mlxconv.kernels.schedule import (
     Layout,
     Schedule,
     Step,
-    Tile,
-    itemsize_of,
     lanes_of,
     schedule_of,
 )
@@ -49,30 +58,17 @@ if TYPE_CHECKING:
     from mlxconv.problem import Problem
 
 FILTERS = 4  # of few positions: with two of these 8 sums hide a latency of 4 cycles on two units
-MOST_POSITIONS = 8  # of one image: with more the order of summation may not depend on the batch
 WINDOWS = 1 << 16  # elements of all windows together: 256 KB stay in L2
-# registers of the machine -> positions for 1, 2, ... filters, each a sum of its own; windows are
-# operands, and each load of theirs feeds as many multiply-adds as there are filters
-TILES = {
-    16: (12, 6, 4, 2),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 8 + 4 + 1 of 16
-    32: (14, 10, 8, 6, 5, 4, 3, 2, 2, 2),  # 14 + 1, 20 + 2 + 1, ..., 20 + 10 + 1 of 32
-}
-# registers -> positions, and vectors of a filter, where each vector of x serves several of them
-SLIDING = {
-    16: (8, 6),  # 8 + 6 + 1
-    32: (14, 14),  # 14 + 14 + 1: with 16 channels 27 loads of x feed 196 multiply-adds
-}
-FEW_ROWS = 6  # leave two of eight ways of a set of L1 to filters and outputs
-ASKED_BYTES = 256  # of rows that are asked for; processors foresee narrower ones, and single taps
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
 @lru_cache
-def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, ASKS=0, TILES_AHEAD=0):
+def micro_kernel(MR, NF, vec, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
-    positions may lie BESIDE each other, so that a vector holds those of many.  Where these are STEP
-    vectors apart, BLOCK vectors of a single filter serve them from registers.  What the tile reads
-    anew that is so many AHEAD is asked for, ASKS vectors with each of the sum."""
+    positions may lie BESIDE each other, so that a vector holds those of many.  With TAPS a vector
+    of channels meets all taps before the next does; so many of a single filter serve its positions
+    from registers, where these are STRIDE taps apart.  What the tile reads anew that is so many
+    AHEAD is asked for, ASKS vectors with each of the sum."""
     LANES = vec.lanes
     SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of a position, that become one vector
     SINGLE, WHOLE = SUMS.bit_length() - 1, LANES.bit_length() - 1
@@ -80,67 +76,73 @@ def micro_kernel(MR, NF, vec, BESIDE=0, STEP=1, BLOCK=0, ASKS=0, TILES_AHEAD=0):
     @kernel
     def dot_tile(x, runs, panel, y, positions, filters, mode):
         """y[m][o] = sum over runs r, elements s of x[m][runs[r] + s] * panel[o][rows[r] + s], for
-        m < positions and o < filters = NF; runs are whole vectors, positions >= MR."""
+        m < positions and o < filters; runs are whole vectors, positions >= MR, filters >= NF."""
         acc = registers(MR, NF)
-        w = registers(max(NF, BLOCK))
+        w = registers(max(NF, TAPS))
         t = registers(LANES)
+        channels = runs.channels if TAPS else LANES  # that taps meet one after the other
         for i in range(0, positions, MR):
             l = min(i, positions - MR)
-            for m in static_range(MR):
-                for f in static_range(NF):
-                    acc[m, f] = zero(vec)
             ahead = x.at + (l + TILES_AHEAD * MR - 1) * x.step + runs.length
             if TILES_AHEAD and runs.count > 0:
                 ahead += runs.table[2 * runs.count - 2]
-            for r in range(runs.count):
-                x_r = x.at + l * x.step + runs.table[2 * r]
-                w_r = panel.at + runs.table[2 * r + 1]
-                asked = ASKS * runs.table[2 * r + 1]  # before this run, of MR rows
-                slid = 0
-                if BLOCK and x.step == STEP * LANES:
-                    slid = runs.length // (BLOCK * LANES) * (BLOCK * LANES)
-                    for s in range(0, slid, BLOCK * LANES):
-                        if TILES_AHEAD and asked + ASKS * s < MR * x.step:
-                            for i in static_range(BLOCK * ASKS):
-                                prefetch(vec, x.a, ahead + asked + ASKS * s + i * LANES)
-                        for k in static_range(BLOCK):
-                            w[k] = load(vec, panel.a, w_r + s + k * LANES)
-                        for j in static_range((MR - 1) * STEP + BLOCK):
-                            x_j = load(vec, x.a, x_r + s + j * LANES)
-                            for k in static_range(BLOCK):
-                                if (j - k) % STEP == 0 and 0 <= j - k < MR * STEP:
-                                    acc[(j - k) // STEP, 0] = fma(
-                                        x_j, w[k], acc[(j - k) // STEP, 0]
-                                    )
-                for s in range(slid, runs.length, LANES):
-                    if TILES_AHEAD and asked + ASKS * s < MR * x.step:
-                        for i in static_range(ASKS):
-                            prefetch(vec, x.a, ahead + asked + ASKS * s + i * LANES)
-                    for f in static_range(NF):
-                        w[f] = load(vec, panel.a, w_r + f * panel.step + s)
-                    for m in static_range(MR):
-                        x_ms = load(vec, x.a, x_r + m * x.step + s)
-                        for f in static_range(NF):
-                            acc[m, f] = fma(x_ms, w[f], acc[m, f])
-            if BESIDE and y.step == NF:  # 15 additions make 16 sums of 16 lanes, one by one 64
-                for i in static_range(0, MR * NF, LANES):
-                    for j in static_range(LANES):
-                        t[j] = acc[min(i + j, MR * NF - 1) // NF, min(i + j, MR * NF - 1) % NF]
-                    for k in static_range(WHOLE):  # two vectors to one, of twice as many sums
-                        for j in static_range(0, LANES, 2 << k):
-                            t[j] = add_halves(t[j], t[j + (1 << k)], 1 << k)
-                    store_n(t[0], y.a, y.at + l * NF + i, MR * NF - i)
-            else:
+            last = ahead + MR * x.step
+            for p in range(0, filters, NF):  # the last pass overlaps
+                o = min(p, filters - NF)
                 for m in static_range(MR):
-                    for f in static_range(0, NF, SUMS):
-                        for j in static_range(SUMS):
-                            t[j] = acc[m, min(f + j, NF - 1)]
-                        for k in static_range(SINGLE):
-                            for j in static_range(0, SUMS, 2 << k):
+                    for f in static_range(NF):
+                        acc[m, f] = zero(vec)
+                for c in range(0, channels, LANES):
+                    for r in range(runs.count):
+                        x_r = x.at + l * x.step + runs.table[2 * r] + c
+                        w_r = panel.at + o * panel.step + runs.table[2 * r + 1] + c
+                        slid = 0
+                        if TAPS > 1 and x.step == STRIDE * channels:
+                            slid = runs.length // (TAPS * channels) * (TAPS * channels)
+                            for s in range(0, slid, TAPS * channels):
+                                if TILES_AHEAD and ahead < last:
+                                    for i in static_range(TAPS * ASKS):
+                                        prefetch(vec, x.a, ahead + i * LANES)
+                                    ahead += TAPS * ASKS * LANES
+                                for k in static_range(TAPS):
+                                    w[k] = load(vec, panel.a, w_r + s + k * channels)
+                                for j in static_range((MR - 1) * STRIDE + TAPS):
+                                    x_j = load(vec, x.a, x_r + s + j * channels)
+                                    for k in static_range(TAPS):
+                                        if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
+                                            acc[(j - k) // STRIDE, 0] = fma(
+                                                x_j, w[k], acc[(j - k) // STRIDE, 0]
+                                            )
+                        for s in range(slid, runs.length, channels):
+                            if TILES_AHEAD and ahead < last:
+                                for i in static_range(ASKS):
+                                    prefetch(vec, x.a, ahead + i * LANES)
+                                ahead += ASKS * LANES
+                            for f in static_range(NF):
+                                w[f] = load(vec, panel.a, w_r + f * panel.step + s)
+                            for m in static_range(MR):
+                                x_ms = load(vec, x.a, x_r + m * x.step + s)
+                                for f in static_range(NF):
+                                    acc[m, f] = fma(x_ms, w[f], acc[m, f])
+                if BESIDE and y.step == NF:  # 15 additions make 16 sums of 16 lanes, one by one 64
+                    for i in static_range(0, MR * NF, LANES):
+                        for j in static_range(LANES):
+                            t[j] = acc[min(i + j, MR * NF - 1) // NF, min(i + j, MR * NF - 1) % NF]
+                        for k in static_range(WHOLE):  # two vectors to one, of twice as many sums
+                            for j in static_range(0, LANES, 2 << k):
                                 t[j] = add_halves(t[j], t[j + (1 << k)], 1 << k)
-                        for k in static_range(SINGLE, WHOLE):  # until each sum is one lane
-                            t[0] = add_halves(t[0], t[0], 1 << k)
-                        store_n(t[0], y.a, y.at + (l + m) * y.step + f, NF - f)
+                        store_n(t[0], y.a, y.at + l * NF + i, MR * NF - i)
+                else:
+                    for m in static_range(MR):
+                        for f in static_range(0, NF, SUMS):
+                            for j in static_range(SUMS):
+                                t[j] = acc[m, min(f + j, NF - 1)]
+                            for k in static_range(SINGLE):
+                                for j in static_range(0, SUMS, 2 << k):
+                                    t[j] = add_halves(t[j], t[j + (1 << k)], 1 << k)
+                            for k in static_range(SINGLE, WHOLE):  # until each sum is one lane
+                                t[0] = add_halves(t[0], t[0], 1 << k)
+                            store_n(t[0], y.a, y.at + (l + m) * y.step + o + f, NF - f)
 
     return dot_tile
 
@@ -230,60 +232,25 @@ def refuses(p: "Problem") -> str:
     if positions >= MOST_POSITIONS:
         return (
             f"there are {positions} output positions, not less than {MOST_POSITIONS}, and more "
-            f"than {len(tiles())} filters, or channels that do not fill vectors of {lanes_of(p)}"
+            f"than {MOST_FILTERS} filters, or channels that do not fill vectors of {lanes_of(p)}"
         )
     if p.N * positions * math.prod(p.K) * (p.C // p.groups) > WINDOWS:
         return f"all windows together have more than {WINDOWS} elements"
     return ""
 
 
-def tiles() -> tuple[Tile, ...]:
-    """Those of this machine, for 1, 2, ... filters."""
-    return tuple(Tile((MR, i + 1), 0.5) for i, MR in enumerate(TILES[processor.registers()]))
-
-
-def meets_few_filters(p: "Problem") -> bool:
-    """Whether there are few filters, on more than a few positions.  Channels fill vectors, since
-    else the lane of a product would depend on how taps lie in memory."""
-    return (
-        0 < p.O // p.groups <= len(tiles())
-        and (p.C // p.groups) % lanes_of(p) == 0
-        and math.prod(p.output_L) >= MOST_POSITIONS
-    )
-
-
-def _tile(p: "Problem", filters: int, slides: bool) -> Tile:
-    """The one for so many filters, with fewer rows where these would crowd a set of L1, in which a
-    line of theirs has to stay for two vectors: 1024 channels, one filter take half the time."""
-    tile, step = tiles()[filters - 1], p.stride[-1] * p.C * itemsize_of(p)
-    if slides:
-        return tile._replace(shape=(SLIDING[processor.registers()][0], filters))
-    crowded = processor.filled(step, tile.shape[0]) >= 1
-    few = min(tile.shape[0], FEW_ROWS)
-    return tile._replace(shape=(few, filters)) if crowded else tile
-
-
-def _slides(p: "Problem", filters: int) -> tuple[int, int]:
-    """The vectors between neighbouring positions, and those of a single filter that serve them from
-    registers, as many as leave the fewest over: if each vector of x feeds two of them or more."""
-    step, length = (n * p.C // lanes_of(p) for n in (p.stride[-1], p.K[-1]))
-    choices = range(min(SLIDING[processor.registers()][1], length), max(1, 2 * step - 1), -1)
-    if filters > 1 or p.groups > 1 or p.kernel_dilation[-1] > 1 or not choices:
-        return 1, 0
-    return step, min(choices, key=lambda block: length % block)
-
-
 def schedule(p: "Problem") -> Schedule:
     """Tiles for few filters; for few positions, one job for every few filters of a group."""
     if meets_few_filters(p):
-        filters = p.O // p.groups
-        step, block = _slides(p, filters)
-        tile = _tile(p, filters, block > 0)
-        asks = -(-tile.shape[0] * p.stride[-1] // math.prod(p.K))
-        options = {"BESIDE": int(p.groups == 1), "STEP": step, "BLOCK": block, "ASKS": asks}
-        foreseen = p.C * itemsize_of(p) < ASKED_BYTES or p.K[-1] < max(2, p.stride[-1])
-        ahead = {} if foreseen else {"TILES_AHEAD": 2}
-        layout = Layout(in_vectors=True, by_filter=True, ahead=ahead)
+        tile, ahead = best_tile(p), tiles_ahead(p)
+        options = {
+            "BESIDE": int(tile.shape[1] == p.O),
+            "TAPS": taps_inside(p),
+            "STRIDE": p.stride[-1],
+            "ASKS": -(-tile.shape[0] * p.stride[-1] // math.prod(p.K)),
+        }
+        asked = {"TILES_AHEAD": ahead} if ahead else {}
+        layout = Layout(in_vectors=True, by_filter=stay(p), ahead=asked)
         return schedule_of(p, partial(micro_kernel, **options), tile, layout)
     elements = Elements(p.input_dtype, p.dtype)
     vec = vec_of(elements.dtype, processor.vector_bytes())

@@ -51,6 +51,7 @@ GEOMETRY = np.dtype(
         ("w_step", "i8", _AXES),  # ... from one tap to the next, per axis
         ("w_channel", "i8"),  # ... from one channel to the next
         ("w_run", "i8"),  # ... of a filter that lie without gaps, or at least as far apart
+        ("w_stays", "i8"),  # whether they may be panels as they lie: see below
         ("w_turned", "i8"),  # whether those of a run lie from the last to the first
         ("phases", "i8"),  # output positions that all filters compute side by side
         ("banks", "i8"),  # that filters come in, one behind the other: one for each phase
@@ -216,8 +217,7 @@ def part_of(g, block, i, stays):
 def data_type(elements):
     """The Numba type of Data, which is held: for these types of input and output."""
     flat = {name: np.empty(1, dtype) for name, dtype in elements.arrays().items()}
-    for name in ("x", "w"):
-        flat[name].flags.writeable = False
+    flat["x"].flags.writeable = False  # and nobody writes to w, which may be panels as it lies
     return Held(numba.typeof(Data(geometry=np.zeros(1, GEOMETRY), **flat)))
 
 

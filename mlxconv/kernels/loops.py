@@ -27,6 +27,7 @@ from mlxconv.kernels.geometry import (
     OUTPUTS,
     PACKED,
     SLIDES,
+    STAYS_ALIGNED,
     SUSPECT,
     Block,
     Panels,
@@ -54,6 +55,7 @@ from mlxconv.kernels.window import (
 from mlxconv.simd.address import caller
 from mlxconv.simd.static import kernel
 from mlxconv.simd.vector import vec_of
+from mlxconv.simd.words import starts_line
 
 
 @lru_cache
@@ -104,19 +106,27 @@ def computes(elements):
 @lru_cache
 def packs_once(elements):
     """packed_filters for weights of the arithmetic's type."""
-    call_pack = pack_call(elements)
+    call_pack, ALIGNED = pack_call(elements), STAYS_ALIGNED
+    vec = vec_of(elements.dtype, processor.vector_bytes())
+    MAY_STAY = int(elements.output == elements.dtype)
 
     @kernel
     def packed_filters(data, g0, g1, p0, p1):
         """The Panels of groups [g0, g1), panels [p0, p1): where all workers share them, if they
-        were packed before, else in the scratch of this one, packed unless its last job had the
-        same.  What another core has written is slower to read than to pack."""
+        were packed before, or as they lie, else in the scratch of this one, packed unless its last
+        job had the same.  What another core has written is slower to read than to pack."""
         g, part = data.geometry[0], 1 + g0 * data.geometry[0].panels + p0
         if data.panels.size > 0:
             return Panels(data.panels, 0, g.panels)
         if g.piece > 0:  # each when it is met
             return Panels(data.scratch, g.panels_at, 0)
         rows, count = g.K[0] * g.K[1] * g.K[2] * g.C, p1 - p0
+        if MAY_STAY:
+            whole = g.w_run == g.w_filter == rows and g.banks == 1 and not g.w_turned
+            whole = whole and (g.w_group == 0 or g.w_group == g.O * rows)
+            apart = g.w_stays == ALIGNED and not starts_line(vec, data.w, g.w_offset)
+            if g.w_stays and whole and not apart:
+                return Panels(data.w, g.w_offset, g.panels)
         size = rows * g.NR
         own = Panels(data.scratch, g.panels_at - (g0 * count + p0) * size, count)
         if data.runs[PACKED] != part:

@@ -139,7 +139,7 @@ class Layout(NamedTuple):
     phases: int = 1  # neighbouring positions that each row of a tile computes
     narrow: Tile | None = None  # of fewer vectors, for filters that are left over
     edge: Callable[..., Callable[..., None]] | None = None  # makes the tile of one position
-    by_filter: bool = False  # a panel is a filter as it is, and a tile meets all of them
+    by_filter: int = 0  # a panel is a filter, and a tile meets all: where they STAY, if anywhere
     takes_pieces: bool = False  # whether there are tiles that add to the sums of other PIECES
     may_stream: bool = False  # whether there are tiles that STREAM: write past the caches
     keeps_rows: bool = False  # whether rows are kept until they fill lines that are written so
@@ -186,7 +186,7 @@ def schedule_of(
     own, rows = _scratch(g, strip, vec.lanes), math.prod(_parts_of_job(g)) * window
     suspects = layout.phases > 1 or meets_padding(p)
     if suspects:
-        few = written < panels or layout.phases > 1  # which may pad filters
+        few = written < panels or layout.phases > 1 or g["w_stays"][0]  # which may pad filters
         g["checks"] = OUTPUTS if few else FILTERS
     return Schedule(
         elements,
@@ -252,6 +252,7 @@ def _blocked(
         g["mode"] = OVERLAPS * g["overlaps"] + SLIDES * (g["tap_block"] > 1)
     if layout.by_filter or g["overlaps"][0]:
         g["panel_blocks"] = 1
+    g["w_stays"] = layout.by_filter
     return strip, few, work
 
 

@@ -47,7 +47,7 @@ import sys
 from numba.core.codegen import JITCodeLibrary
 from mlxconv import processor
 from mlxconv.dispatch import VARIANTS
-from mlxconv.kernels.dot import SLIDING
+from mlxconv.kernels import dot_tiling
 from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.grouped import TAPS, of_several_channels
 from mlxconv.kernels.loops import tile_call
@@ -68,7 +68,8 @@ def compile(name, kind, MR, NV, **options):
     (found[f"{name}{MR}x{NV}"],) = machine_code
 
 (kernel,) = (row.kernel for row in VARIANTS if row.name == VARIANT)
-micro_kernel, shapes = kernel.micro_kernel, [tile.shape for tile in kernel.tiles()]
+tiles = dot_tiling.tiles if VARIANT == "dot" else kernel.tiles
+micro_kernel, shapes = kernel.micro_kernel, [tile.shape for tile in tiles()]
 vec, most = vec_of(DTYPE, processor.vector_bytes()), TAPS[processor.registers()]
 takes, over_groups = inspect.signature(micro_kernel).parameters, VARIANT == "grouped"
 ways = {"": {}}
@@ -94,9 +95,9 @@ for kind in (kinds if DTYPE == "float32" else kinds[:1]) if over_groups else [()
         for way, options in (ways if kind[:2] in ((), (1, 1)) else {"": {}}).items():
             compile(f"{kind} {way}", kind, MR, NV, **options)
 if VARIANT == "dot":
-    MR, BLOCK = SLIDING[processor.registers()]
-    for STEP in (1, 2):
-        compile(f"slides by {STEP} ", (), MR, 1, STEP=STEP, BLOCK=BLOCK)
+    MR, TAPS = dot_tiling.SLIDING[processor.registers()]
+    for STRIDE in (1, 2):
+        compile(f"slides by {STRIDE} ", (), MR, 1, STRIDE=STRIDE, TAPS=TAPS)
 print(json.dumps(found))
 """
 
@@ -156,7 +157,7 @@ def assemblies(name, variant, dtype):
 
 
 # depthwise tiles are those of grouped, for one filter and channel
-WITH_TILES = [row.name for row in VARIANTS if hasattr(row.kernel, "tiles")]
+WITH_TILES = ["dot", *(row.name for row in VARIANTS if hasattr(row.kernel, "tiles"))]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -7,6 +7,16 @@ import mlxconv
 from mlxconv import processor
 from mlxconv.dispatch import plan
 from mlxconv.kernels import dot
+from mlxconv.kernels.dot_tiling import (
+    FEW_ROWS,
+    MOST_FILTERS,
+    SLIDING,
+    best_tile,
+    meets_few_filters,
+    stay,
+    tiles,
+)
+from mlxconv.kernels.geometry import STAYS, STAYS_ALIGNED
 from tests.helpers import integer_array, reference
 
 LANES = processor.vector_bytes() // 4
@@ -25,7 +35,7 @@ FEW = [
     ((1, 5, 6, 20, LANES), (2, 2, 3, 3, LANES), {"padding": 1, "dilation": (1, 2, 1)}),
     ((4, 3, 3, LANES), (4, 3, 3, LANES), {"padding": 1}),
 ]
-MOST = len(dot.tiles())  # filters
+MOST = MOST_FILTERS
 FEW += [((2, 31, 3 * LANES), (n, 3, 3 * LANES), {"padding": 1}) for n in range(5, MOST + 1)]
 CONV = {1: mlxconv.conv1d, 2: mlxconv.conv2d, 3: mlxconv.conv3d}
 
@@ -44,12 +54,12 @@ def test_few_filters(shape, w_shape, parameters, dtype, always_parallel):
     rng = np.random.default_rng(0)
     x, w = (integer_array(rng, s, dtype, 2) for s in (shape, w_shape))
     p = mlxconv.explain(x, w, **parameters).problem
-    assert dot.meets_few_filters(p)
-    filters = p.O // p.groups
-    rows = {dot.tiles()[filters - 1].shape[0]}
-    if filters == 1:  # which may stay in registers
-        rows.add(dot.SLIDING[processor.registers()][0])
-    assert plan(p, "dot").schedule.tile.split()[0] in {f"{n}x{filters}" for n in rows}
+    assert meets_few_filters(p)
+    rows, some = best_tile(p).shape
+    most = {tile.shape[1]: tile.shape[0] for tile in tiles()}
+    most[1] = max(most[1], SLIDING[processor.registers()][0])  # one filter may stay in registers
+    assert some <= p.O // p.groups and rows <= most[some]
+    assert plan(p, "dot").schedule.tile.split()[0] == f"{rows}x{some}"
     for threads in (1, 2, 3):
         stream = mlxconv.Stream(threads)
         y = CONV[len(p.K)](x, w, **parameters, stream=stream, variant="dot")
@@ -77,13 +87,13 @@ def test_nothing_to_multiply(shape, filters):
     assert y.shape == (shape[0], 8, filters) and not y.any()
 
 
-@pytest.mark.parametrize("filters", range(1, MOST + 1))
+@pytest.mark.parametrize("filters", range(2, MOST + 1))
 def test_rows_that_crowd_a_set_of_L1(filters):
     """A tile has fewer of them."""
     rng = np.random.default_rng(filters)
     x, w = (integer_array(rng, s, "float32", 2) for s in ((1, 45, 1024), (filters, 3, 1024)))
     rows = int(plan(mlxconv.explain(x, w).problem, "dot").schedule.geometry["MR"][0])
-    assert rows <= dot.FEW_ROWS or processor.lines_per_set(4096, rows) < processor.caches().L1_ways
+    assert rows <= FEW_ROWS or processor.lines_per_set(4096, rows) < processor.caches().L1_ways
     assert np.array_equal(mlxconv.conv1d(x, w, variant="dot"), exact(x, w, {}, np.int64))
 
 
@@ -163,3 +173,52 @@ def test_any_number_of_positions(dtype, N, positions):
     assert np.array_equal(y, mlxconv.conv1d(x, w, variant="reference"))
     alone = [mlxconv.conv1d(x[:, m : m + 3], w, variant="dot") for m in range(positions)]
     assert np.array_equal(y, np.concatenate(alone, axis=1))
+
+
+LONG = (((1, 300, 16 * LANES), (8, 9, 16 * LANES)), ((2, 70, 32 * LANES), (11, 5, 32 * LANES)))
+
+
+@pytest.mark.parametrize(("shape", "w_shape"), LONG)
+def test_filters_that_L1_does_not_hold(shape, w_shape, always_parallel):
+    """A tile takes some of them, the last ones again with others."""
+    rng = np.random.default_rng(2)
+    x, w = (integer_array(rng, s, "float32", 2) for s in (shape, w_shape))
+    rows, some = best_tile(mlxconv.explain(x, w).problem).shape
+    assert some < w_shape[0] and rows > tiles()[min(w_shape[0], len(tiles())) - 1].shape[0]
+    assert np.array_equal(mlxconv.conv1d(x, w, variant="dot"), exact(x, w, {}, np.int64))
+
+
+@pytest.mark.parametrize("groups", (1, 3))
+@pytest.mark.parametrize(("length", "where"), [(40, STAYS), (4000, STAYS_ALIGNED)])
+@pytest.mark.parametrize("filters", (1, 4, 7))
+def test_filters_as_they_lie(filters, length, where, groups, always_parallel):
+    """They are read in place or copied, by where they start, and outputs are the same; so are those
+    of filters in another order, and of a prepared convolution."""
+    rng = np.random.default_rng(filters)
+    shape, w_shape = (1, length, groups * LANES), (groups * filters, 3, LANES)
+    x, w = (rng.standard_normal(s).astype("float32") for s in (shape, w_shape))
+    assert stay(mlxconv.explain(x, w, padding=1, groups=groups).problem) == where
+    memory = np.empty(w.size + 64, "float32")
+    found = set()
+    for start in (0, 4, 16, 17):
+        lying = memory[start:][: w.size].reshape(w_shape)
+        lying[...] = w
+        found.add(mlxconv.conv1d(x, lying, padding=1, groups=groups, variant="dot").tobytes())
+    turned = np.ascontiguousarray(w.transpose(2, 1, 0)).transpose(2, 1, 0)
+    found.add(mlxconv.conv1d(x, turned, padding=1, groups=groups, variant="dot").tobytes())
+    found.add(mlxconv.Conv1d(w, padding=1, groups=groups, variant="dot")(x).tobytes())
+    assert len(found) == 1
+    slow = mlxconv.conv1d(x, w, padding=1, groups=groups, variant="reference")
+    np.testing.assert_allclose(
+        np.frombuffer(found.pop(), "f4").reshape(slow.shape), slow, 1e-4, 1e-4
+    )
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf))
+def test_filters_in_place_that_are_not_finite(bad):
+    """A zero of the padding does not meet them."""
+    x, w = np.ones((1, 40, LANES), "float32"), np.ones((4, 3, LANES), "float32")
+    w[2, 0, 0] = bad
+    y = mlxconv.conv1d(x, w, padding=1, variant="dot")
+    slow = mlxconv.conv1d(x, w, padding=1, variant="reference")
+    assert np.array_equal(y, slow, equal_nan=True) and np.isfinite(y[0, 0]).all()
