@@ -114,16 +114,14 @@ def _wins(p: Problem, kernel: ModuleType) -> bool:
     return _summing(p) is kernel
 
 
-IMAGES = 2  # of which the cost is weighed, whatever the batch
-
-
 @lru_cache(maxsize=8)  # several rows ask for it, one after the other
 def _summing(p: Problem) -> ModuleType | None:
     """The variant of those that sum in an order of their own that takes the least time; None if one
-    that sums as direct does takes less.  It is not the batch that chooses the order."""
+    that sums as direct does takes less.  A single image is weighed, lest the batch choose the
+    order."""
     if 1 < p.groups == p.C < p.O and not grouped.refuses(p):
         return grouped
-    p, costs = p._replace(N=IMAGES), dict[ModuleType | None, float]()
+    p, costs = p._replace(N=1), dict[ModuleType | None, float]()
     if dot_tiling.meets_few_filters(p):
         costs[dot] = dot_tiling.cost(p)
     if 1 < p.groups < p.C and not grouped.refuses(p):

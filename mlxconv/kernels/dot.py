@@ -63,7 +63,7 @@ COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further 
 
 
 @lru_cache
-def micro_kernel(MR, NF, vec, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0):
+def micro_kernel(MR, NF, vec, PASSES=0, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0):
     """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
     positions may lie BESIDE each other, so that a vector holds those of many.  With TAPS a vector
     of channels meets all taps before the next does; so many of a single filter serve its positions
@@ -81,14 +81,17 @@ def micro_kernel(MR, NF, vec, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0)
         w = registers(max(NF, TAPS))
         t = registers(LANES)
         channels = runs.channels if TAPS else LANES  # that taps meet one after the other
+        slid = 0  # elements of a run whose taps serve several positions
+        if TAPS > 1 and x.step == STRIDE * channels:
+            slid = runs.length // (TAPS * channels) * (TAPS * channels)
         for i in range(0, positions, MR):
             l = min(i, positions - MR)
             ahead = x.at + (l + TILES_AHEAD * MR - 1) * x.step + runs.length
             if TILES_AHEAD and runs.count > 0:
                 ahead += runs.table[2 * runs.count - 2]
             last = ahead + MR * x.step
-            for p in range(0, filters, NF):  # the last pass overlaps
-                o = min(p, filters - NF)
+            for p in range(0, filters if PASSES else NF, NF):  # the last pass overlaps
+                o = min(p, filters - NF) if PASSES else 0
                 for m in static_range(MR):
                     for f in static_range(NF):
                         acc[m, f] = zero(vec)
@@ -96,9 +99,7 @@ def micro_kernel(MR, NF, vec, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0)
                     for r in range(runs.count):
                         x_r = x.at + l * x.step + runs.table[2 * r] + c
                         w_r = panel.at + o * panel.step + runs.table[2 * r + 1] + c
-                        slid = 0
-                        if TAPS > 1 and x.step == STRIDE * channels:
-                            slid = runs.length // (TAPS * channels) * (TAPS * channels)
+                        if TAPS > 1:
                             for s in range(0, slid, TAPS * channels):
                                 if TILES_AHEAD and ahead < last:
                                     for i in static_range(TAPS * ASKS):
@@ -244,6 +245,7 @@ def schedule(p: "Problem") -> Schedule:
     if meets_few_filters(p):
         tile, ahead = best_tile(p), tiles_ahead(p)
         options = {
+            "PASSES": int(tile.shape[1] < p.O // p.groups),
             "BESIDE": int(tile.shape[1] == p.O),
             "TAPS": taps_inside(p),
             "STRIDE": p.stride[-1],

@@ -24,6 +24,7 @@ from mlxconv import processor
 from mlxconv.kernels.elements import converts_runs, unchanged
 from mlxconv.kernels.geometry import (
     COPIED,
+    FILTERS,
     OUTPUTS,
     PACKED,
     SLIDES,
@@ -108,6 +109,7 @@ def packs_once(elements):
     """packed_filters for weights of the arithmetic's type."""
     call_pack, ALIGNED = pack_call(elements), STAYS_ALIGNED
     vec = vec_of(elements.dtype, processor.vector_bytes())
+    is_finite, FILTERS_ = finite(vec), FILTERS
     MAY_STAY = int(elements.output == elements.dtype)
 
     @kernel
@@ -126,6 +128,11 @@ def packs_once(elements):
             whole = whole and (g.w_group == 0 or g.w_group == g.O * rows)
             apart = g.w_stays == ALIGNED and not starts_line(vec, data.w, g.w_offset)
             if g.w_stays and whole and not apart:
+                if g.checks == FILTERS_ and data.runs[PACKED] != part:
+                    first, filters = (g0 * g.panels + p0) * rows, (g1 - g0) * count
+                    if not is_finite(data.w, g.w_offset + first, 1, 0, filters * rows):
+                        data.counters[SUSPECT] = 1
+                    data.runs[PACKED] = part
                 return Panels(data.w, g.w_offset, g.panels)
         size = rows * g.NR
         own = Panels(data.scratch, g.panels_at - (g0 * count + p0) * size, count)

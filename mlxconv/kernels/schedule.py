@@ -186,7 +186,7 @@ def schedule_of(
     own, rows = _scratch(g, strip, vec.lanes), math.prod(_parts_of_job(g)) * window
     suspects = layout.phases > 1 or meets_padding(p)
     if suspects:
-        few = written < panels or layout.phases > 1 or g["w_stays"][0]  # which may pad filters
+        few = written < panels or layout.phases > 1  # which may pad filters
         g["checks"] = OUTPUTS if few else FILTERS
     return Schedule(
         elements,
