@@ -15,9 +15,9 @@ Layout      vectors run over the sum, filters stay as they are
 Registers   few positions: 4 filters x 3 positions = 12 accumulators + 3 of windows + 1 of a filter,
             or x 2; each pass over the positions reads the filters again.  Few filters: see TILES,
             all at a time or some; one filter: see SLIDING.
-Order       every lane sums each LANES-th product, of one filter channel by channel, the rest of a
-            window joins the first lanes, then halves are added until one is left: not the order of
-            the other variants.
+Order       few positions: every lane sums each LANES-th product.  Few filters: each LANES-th
+            channel of a tap, tap by tap, or of one filter channels by channels; then halves are
+            added until one is left: not the order of the other variants.
 Bound       few positions: memory, as every weight is read once.  Few filters: multiply-adds; rows
             that come from memory are asked for by tiles before, 0.3 to 0.9 of the time, spread over
             the sum, lest they wait for each other.
@@ -32,6 +32,7 @@ from mlxconv.kernels.dot_tiling import (
     MOST_FILTERS,
     MOST_POSITIONS,
     best_tile,
+    is_ragged,
     meets_few_filters,
     stay,
     taps_inside,
@@ -45,7 +46,6 @@ from mlxconv.kernels.schedule import (
     Layout,
     Schedule,
     Step,
-    lanes_of,
     schedule_of,
 )
 from mlxconv.kernels.window import gathers
@@ -62,13 +62,22 @@ WINDOWS = 1 << 16  # elements of all windows together: 256 KB stay in L2
 COST = 2  # of a FLOP, in those of a tile: weights come from L3 or from further away
 
 
+@kernel(inline="always")
+def take(vec, a, i, n, rest):
+    """A vector of a[i], ..., or its first n elements if they are the `rest` of some."""
+    return load_n(vec, a, i, n) if rest else load(vec, a, i)
+
+
 @lru_cache
-def micro_kernel(MR, NF, vec, PASSES=0, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0):
-    """The inner loops around a tile of MR positions x NF filters; whether outputs of neighbouring
-    positions may lie BESIDE each other, so that a vector holds those of many.  With TAPS a vector
-    of channels meets all taps before the next does; so many of a single filter serve its positions
-    from registers, where these are STRIDE taps apart.  What the tile reads anew that is so many
-    AHEAD is asked for, ASKS vectors with each of the sum."""
+def micro_kernel(
+    MR, NF, vec, RAGGED=0, PASSES=0, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILES_AHEAD=0
+):
+    """The inner loops around a tile of MR positions x NF filters, all of a group unless there are
+    PASSES; whether the last vector of a tap is RAGGED: its channels do not fill it; whether outputs
+    of neighbouring positions may lie BESIDE each other, so that a vector holds those of many.  With
+    TAPS a vector of channels meets all taps before the next does; so many of a single filter serve
+    its positions from registers, where these are STRIDE taps apart.  What the tile reads anew that
+    is so many AHEAD is asked for, ASKS vectors with each of the sum."""
     LANES = vec.lanes
     SUMS = min(LANES, 1 << (NF - 1).bit_length())  # of a position, that become one vector
     SINGLE, WHOLE = SUMS.bit_length() - 1, LANES.bit_length() - 1
@@ -76,11 +85,11 @@ def micro_kernel(MR, NF, vec, PASSES=0, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILE
     @kernel
     def dot_tile(x, runs, panel, y, positions, filters, mode):
         """y[m][o] = sum over runs r, elements s of x[m][runs[r] + s] * panel[o][rows[r] + s], for
-        m < positions and o < filters; runs are whole vectors, positions >= MR, filters >= NF."""
+        m < positions and o < filters; runs are whole taps, positions >= MR, filters >= NF."""
         acc = registers(MR, NF)
         w = registers(max(NF, TAPS))
         t = registers(LANES)
-        channels = runs.channels if TAPS else LANES  # that taps meet one after the other
+        channels, whole = runs.channels, runs.channels - runs.channels % LANES
         slid = 0  # elements of a run whose taps serve several positions
         if TAPS > 1 and x.step == STRIDE * channels:
             slid = runs.length // (TAPS * channels) * (TAPS * channels)
@@ -89,42 +98,53 @@ def micro_kernel(MR, NF, vec, PASSES=0, BESIDE=0, TAPS=0, STRIDE=1, ASKS=0, TILE
             ahead = x.at + (l + TILES_AHEAD * MR - 1) * x.step + runs.length
             if TILES_AHEAD and runs.count > 0:
                 ahead += runs.table[2 * runs.count - 2]
-            last = ahead + MR * x.step
+            behind = ahead + MR * x.step
             for p in range(0, filters if PASSES else NF, NF):  # the last pass overlaps
                 o = min(p, filters - NF) if PASSES else 0
                 for m in static_range(MR):
                     for f in static_range(NF):
                         acc[m, f] = zero(vec)
-                for c in range(0, channels, LANES):
-                    for r in range(runs.count):
-                        x_r = x.at + l * x.step + runs.table[2 * r] + c
-                        w_r = panel.at + o * panel.step + runs.table[2 * r + 1] + c
-                        if TAPS > 1:
-                            for s in range(0, slid, TAPS * channels):
-                                if TILES_AHEAD and ahead < last:
-                                    for i in static_range(TAPS * ASKS):
-                                        prefetch(vec, x.a, ahead + i * LANES)
-                                    ahead += TAPS * ASKS * LANES
-                                for k in static_range(TAPS):
-                                    w[k] = load(vec, panel.a, w_r + s + k * channels)
-                                for j in static_range((MR - 1) * STRIDE + TAPS):
-                                    x_j = load(vec, x.a, x_r + s + j * channels)
+                for REST in static_range(RAGGED + 1):  # whole vectors of channels, then others
+                    first, last = 0, (whole if TAPS else min(whole, LANES) if RAGGED else LANES)
+                    if REST:
+                        first, last = whole, channels
+                    for c in range(first, last, LANES):
+                        for r in range(runs.count):
+                            x_r = x.at + l * x.step + runs.table[2 * r] + c
+                            w_r = panel.at + o * panel.step + runs.table[2 * r + 1] + c
+                            if TAPS > 1:
+                                for s in range(0, slid, TAPS * channels):
+                                    if TILES_AHEAD and ahead < behind:
+                                        for i in static_range(TAPS * ASKS):
+                                            prefetch(vec, x.a, ahead + i * LANES)
+                                        ahead += TAPS * ASKS * LANES
                                     for k in static_range(TAPS):
-                                        if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
-                                            acc[(j - k) // STRIDE, 0] = fma(
-                                                x_j, w[k], acc[(j - k) // STRIDE, 0]
-                                            )
-                        for s in range(slid, runs.length, channels):
-                            if TILES_AHEAD and ahead < last:
-                                for i in static_range(ASKS):
-                                    prefetch(vec, x.a, ahead + i * LANES)
-                                ahead += ASKS * LANES
-                            for f in static_range(NF):
-                                w[f] = load(vec, panel.a, w_r + f * panel.step + s)
-                            for m in static_range(MR):
-                                x_ms = load(vec, x.a, x_r + m * x.step + s)
+                                        at = w_r + s + k * channels
+                                        w[k] = take(vec, panel.a, at, channels - c, REST)
+                                    for j in static_range((MR - 1) * STRIDE + TAPS):
+                                        at = x_r + s + j * channels
+                                        x_j = take(vec, x.a, at, channels - c, REST)
+                                        for k in static_range(TAPS):
+                                            if (j - k) % STRIDE == 0 and 0 <= j - k < MR * STRIDE:
+                                                acc[(j - k) // STRIDE, 0] = fma(
+                                                    x_j, w[k], acc[(j - k) // STRIDE, 0]
+                                                )
+                            s, end = slid, whole
+                            while s < runs.length:
+                                if TILES_AHEAD and ahead < behind:
+                                    for i in static_range(ASKS):
+                                        prefetch(vec, x.a, ahead + i * LANES)
+                                    ahead += ASKS * LANES
                                 for f in static_range(NF):
-                                    acc[m, f] = fma(x_ms, w[f], acc[m, f])
+                                    at = w_r + f * panel.step + s
+                                    w[f] = take(vec, panel.a, at, channels - c, REST)
+                                for m in static_range(MR):
+                                    x_ms = take(vec, x.a, x_r + m * x.step + s, channels - c, REST)
+                                    for f in static_range(NF):
+                                        acc[m, f] = fma(x_ms, w[f], acc[m, f])
+                                s += channels if TAPS or REST else LANES
+                                if RAGGED and not (TAPS or REST) and s >= end:
+                                    s, end = s + channels - whole, end + channels
                 if BESIDE and y.step == NF:  # 15 additions make 16 sums of 16 lanes, one by one 64
                     for i in static_range(0, MR * NF, LANES):
                         for j in static_range(LANES):
@@ -233,7 +253,7 @@ def refuses(p: "Problem") -> str:
     if positions >= MOST_POSITIONS:
         return (
             f"there are {positions} output positions, not less than {MOST_POSITIONS}, and more "
-            f"than {MOST_FILTERS} filters, or channels that do not fill vectors of {lanes_of(p)}"
+            f"than {MOST_FILTERS} filters, or channels that leave lanes of vectors empty"
         )
     if p.N * positions * math.prod(p.K) * (p.C // p.groups) > WINDOWS:
         return f"all windows together have more than {WINDOWS} elements"
@@ -245,6 +265,7 @@ def schedule(p: "Problem") -> Schedule:
     if meets_few_filters(p):
         tile, ahead = best_tile(p), tiles_ahead(p)
         options = {
+            "RAGGED": int(is_ragged(p)),
             "PASSES": int(tile.shape[1] < p.O // p.groups),
             "BESIDE": int(tile.shape[1] == p.O),
             "TAPS": taps_inside(p),

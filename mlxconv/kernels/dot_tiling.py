@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from mlxconv import processor
+from mlxconv.arrays import CACHE_LINE_BYTES
 from mlxconv.kernels import blocking
 from mlxconv.kernels.geometry import STAYS, STAYS_ALIGNED
 from mlxconv.kernels.padding import line_of, met
@@ -26,11 +27,17 @@ TILES = {
     16: (12, 6, 4, 2),  # 12 + 1, 12 + 2 + 1, 12 + 3 + 1, 8 + 4 + 1 of 16
     32: (14, 10, 8, 6, 5, 4, 3, 2, 2, 2),  # 14 + 1, 20 + 2 + 1, ..., 20 + 10 + 1 of 32
 }
+# the same where the last vector of a tap has fewer channels than lanes: others would spill
+RAGGED = {
+    16: (),
+    32: (14, 10, 7),
+}
 # registers -> positions, and taps of a single filter, where each vector of x serves several of them
 SLIDING = {
     16: (8, 6),  # 8 + 6 + 1
     32: (14, 12),  # 14 + 12 + 1: 25 loads of x and 12 of taps feed 168 multiply-adds
 }
+RAGGED_TAPS = 10  # at the most, see RAGGED
 FEW_ROWS = 6  # leave two of eight ways of a set of L1 to filters and outputs
 L2_BYTES = 34  # of filters that a cycle brings from L2
 LOAD_CYCLES = 0.6  # of a vector that L1 does not hold, beside those of the multiply-adds it feeds
@@ -40,23 +47,28 @@ SUM_CYCLES = 1.2  # ... for each of its sums
 LINE_CYCLES = 60  # to begin a line
 FROM_MEMORY = 1.5  # times as long for images that come from there and are not asked for, or twice
 AHEAD_BYTES = 8192  # so far ahead; takes 0.3 to 0.9 of the time
+STRADDLED = 2  # more loads in whose time one is done that meets two cache lines
 STRADDLED_CYCLES = 0.4  # more of a load of a filter that meets two cache lines
 COPY_CYCLES = 120  # to begin the copy of a filter
 
 
 def meets_few_filters(p: "Problem") -> bool:
-    """Whether there are few filters, on more than a few positions.  Channels fill vectors, since
-    else the lane of a product would depend on how taps lie in memory."""
-    return (
-        0 < p.O // p.groups <= MOST_FILTERS
-        and (p.C // p.groups) % lanes_of(p) == 0
-        and math.prod(p.output_L) >= MOST_POSITIONS
-    )
+    """Whether there are few filters, on more than a few positions, and not one for each channel."""
+    filters, most = p.O // p.groups, MOST_FILTERS
+    if is_ragged(p):
+        most = len(RAGGED[processor.registers()]) if p.groups == 1 else 0
+    return 0 < filters <= most and math.prod(p.output_L) >= MOST_POSITIONS
 
 
-def tiles() -> tuple[Tile, ...]:
+def is_ragged(p: "Problem") -> bool:
+    """Whether the channels of a group leave lanes of their last vector empty."""
+    return (p.C // p.groups) % lanes_of(p) > 0
+
+
+def tiles(ragged: bool = False) -> tuple[Tile, ...]:
     """Those of this machine, for 1, 2, ... filters."""
-    return tuple(Tile((MR, i + 1), 0.5) for i, MR in enumerate(TILES[processor.registers()]))
+    rows = (RAGGED if ragged else TILES)[processor.registers()]
+    return tuple(Tile((MR, i + 1), 0.5) for i, MR in enumerate(rows))
 
 
 def taps_inside(p: "Problem") -> int:
@@ -65,6 +77,7 @@ def taps_inside(p: "Problem") -> int:
     if p.O > 1 or p.kernel_dilation[-1] > 1:
         return 0
     most = min(p.K[-1], SLIDING[processor.registers()][1])
+    most = min(most, RAGGED_TAPS) if is_ragged(p) else most
     best = min(range(1, most + 1), key=lambda taps: _loads(p, taps), default=1)
     return best if best > 1 else 0
 
@@ -82,7 +95,8 @@ def best_tile(p: "Problem") -> Tile:
     of them from L2 for as many multiply-adds."""
     if taps_inside(p):
         return Tile((SLIDING[processor.registers()][0], 1), 0.5)
-    fitting = [_uncrowded(p, tile) for tile in tiles() if tile.shape[1] <= p.O // p.groups]
+    fitting = [t for t in tiles(is_ragged(p)) if t.shape[1] <= p.O // p.groups]
+    fitting = [_uncrowded(p, tile) for tile in fitting]
     return min(reversed(fitting), key=lambda tile: _multiplying(p, tile))
 
 
@@ -99,6 +113,11 @@ def _window(p: "Problem") -> int:
     return max(1, math.prod(p.K) * (p.C // p.groups))
 
 
+def _vectors(p: "Problem") -> int:
+    """Those that hold a window: the last one of each tap may have fewer channels than lanes."""
+    return max(1, math.prod(p.K) * -(-(p.C // p.groups) // lanes_of(p)))
+
+
 def _passes(p: "Problem", tile: Tile) -> int:
     """Tiles for all filters of a group."""
     return -(-(p.O // p.groups) // tile.shape[1])
@@ -110,6 +129,8 @@ def _multiplying(p: "Problem", tile: Tile) -> float:
     loads = MR + filters
     if taps := taps_inside(p):
         loads = _loads(p, taps) / p.K[-1]
+    if p.C // p.groups * itemsize_of(p) % CACHE_LINE_BYTES:
+        loads *= 1 + STRADDLED * processor.vector_bytes() / CACHE_LINE_BYTES
     cycles = max(MR * filters / processor.fma_per_cycle(), loads / 2)
     if p.O // p.groups * _window(p) * itemsize_of(p) > processor.caches().L1_bytes * 3 // 4:
         cycles, far = max(cycles, filters * processor.vector_bytes() / L2_BYTES), filters
@@ -132,7 +153,9 @@ def stay(p: "Problem") -> int:
     """Where tiles read filters as they lie: anywhere if tiles are so few that to copy a filter
     takes longer than loads that meet two cache lines, else where it starts with one."""
     window, tiles = _window(p), positions_of(p) / best_tile(p).shape[0] / processor.cores()
-    straddling = tiles * window / lanes_of(p) * STRADDLED_CYCLES
+    straddling = tiles * _vectors(p) * STRADDLED_CYCLES
+    if window * itemsize_of(p) % CACHE_LINE_BYTES:
+        return STAYS  # copies would straddle as well
     return STAYS if straddling < COPY_CYCLES + blocking.PACK_CYCLES * window else STAYS_ALIGNED
 
 
@@ -142,7 +165,7 @@ def cost(p: "Problem") -> float:
     MR, filters = tile.shape
     runs = math.prod(p.K[:-1]) * (p.K[-1] if p.kernel_dilation[-1] > 1 else 1)
     beside = TILE_CYCLES + runs * RUN_CYCLES + MR * filters * SUM_CYCLES
-    cycles = window / lanes * _multiplying(p, tile) * met(line) + beside * _passes(p, tile) / MR
+    cycles = _vectors(p) * _multiplying(p, tile) * met(line) + beside * _passes(p, tile) / MR
     cycles = cycles * -(-line.W // MR) * MR + LINE_CYCLES
     if math.prod(p.L) * p.C * itemsize_of(p) > processor.read_bytes():
         again = _passes(p, tile) > 1 and _row_bytes(p) > processor.caches().L1_bytes * 3 // 4

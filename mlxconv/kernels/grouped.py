@@ -156,7 +156,7 @@ SPREAD_CYCLES = 0.2, 0.57, 0.85  # to bring a channel of a row to all lanes of o
 TILE_CYCLES = 16  # of a tile
 LINE_CYCLES = 600  # to begin a vector of filters in a line
 PACK_CYCLES = 0.56  # of a weight
-COPY_CYCLES = 25  # of a row, where groups are fewer than a vector has room for
+COPY_CYCLES = 1.2  # of an element, where groups are fewer than a vector has room for
 
 
 def refuses(p: "Problem") -> str:
@@ -180,7 +180,7 @@ def cost(p: "Problem") -> float:
     cycles = cycles * outer * channels * met(line_of(p)) + TILE_CYCLES
     window, positions = max(1, math.prod(p.K) * channels), max(1, p.N * math.prod(p.output_L))
     packing = blocking.sharing(p.flop) * PACK_CYCLES * window * lanes / positions
-    copying = COPY_CYCLES * p.stride[-1] if p.groups < together else 0
+    copying = COPY_CYCLES * p.stride[-1] * p.C if p.groups < together else 0
     cycles = cycles * -(-W // MR) / W + LINE_CYCLES / W + packing + copying
     return cycles * vectors / p.groups * lanes * processor.fma_per_cycle() / window
 

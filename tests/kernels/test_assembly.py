@@ -98,6 +98,12 @@ if VARIANT == "dot":
     MR, TAPS = dot_tiling.SLIDING[processor.registers()]
     for STRIDE in (1, 2):
         compile(f"slides by {STRIDE} ", (), MR, 1, STRIDE=STRIDE, TAPS=TAPS)
+    ragged = dot_tiling.tiles(True)
+    for tile in ragged:
+        compile("ragged ", (), *tile.shape, RAGGED=1)
+    if ragged:
+        TAPS = dot_tiling.RAGGED_TAPS
+        compile("slides ragged ", (), MR, 1, STRIDE=1, TAPS=TAPS, RAGGED=1)
 print(json.dumps(found))
 """
 

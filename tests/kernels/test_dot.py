@@ -10,6 +10,7 @@ from mlxconv.kernels import dot
 from mlxconv.kernels.dot_tiling import (
     FEW_ROWS,
     MOST_FILTERS,
+    RAGGED,
     SLIDING,
     best_tile,
     meets_few_filters,
@@ -21,7 +22,7 @@ from tests.helpers import integer_array, reference
 
 LANES = processor.vector_bytes() // 4
 
-# input, filters, parameters; channels fill vectors, since else the kernel refuses
+# input, filters, parameters; channels fill vectors, then the last one of a tap holds the rest
 FEW = [
     ((1, 100, 2 * LANES), (1, 7, 2 * LANES), {"padding": 3}),
     ((2, 70, LANES), (1, 31, LANES), {"padding": 15}),
@@ -35,6 +36,16 @@ FEW = [
     ((1, 5, 6, 20, LANES), (2, 2, 3, 3, LANES), {"padding": 1, "dilation": (1, 2, 1)}),
     ((4, 3, 3, LANES), (4, 3, 3, LANES), {"padding": 1}),
 ]
+if RAGGED[processor.registers()]:
+    FEW += [
+        ((2, 40, LANES + 3), (3, 5, LANES + 3), {"padding": 4}),
+        ((2, 70, 3 * LANES - 1), (1, 9, 3 * LANES - 1), {"padding": 4, "stride": 2}),
+        ((2, 170, 2 * LANES + 4), (1, 31, 2 * LANES + 4), {"padding": 15}),
+        ((1, 33, 1), (3, 3, 1), {"padding": 2}),
+        ((3, 41, 2), (1, 31, 2), {"padding": 15}),
+        ((2, 41, LANES - 2), (2, 5, LANES - 2), {"padding": 7, "dilation": 3}),
+        ((2, 12, 17, 5), (3, 3, 4, 5), {"padding": (1, 2), "stride": (1, 2)}),
+    ]
 MOST = MOST_FILTERS
 FEW += [((2, 31, 3 * LANES), (n, 3, 3 * LANES), {"padding": 1}) for n in range(5, MOST + 1)]
 CONV = {1: mlxconv.conv1d, 2: mlxconv.conv2d, 3: mlxconv.conv3d}
@@ -141,7 +152,7 @@ def test_infinite_filters_that_meet_padding():
     ("shape", "filters", "parameters"),
     [
         ((1, 40, LANES), (MOST + 1, 3, LANES), {}),
-        ((1, 40, LANES + 1), (2, 3, LANES + 1), {}),
+        ((1, 40, LANES + 1), (4, 3, LANES + 1), {}),
         ((1, 40, LANES), (LANES, 3, 1), {"groups": LANES}),
     ],
 )
