@@ -156,18 +156,13 @@ def _is_worth_turning(p: Problem) -> bool:
 
 def _cost_of_turning(p: Problem) -> float:
     """That of channels_first; where outputs go to memory up to FAR_TURNED times as much."""
-    far = min(FAR_TURNED, 1 + FAR_OUTPUT / _window(p)) if tiling.is_far(p) else 1
+    far = min(FAR_TURNED, 1 + FAR_OUTPUT / tiling.window_of(p)) if tiling.is_far(p) else 1
     return channels_first.cost(p) * far
-
-
-def _window(p: Problem) -> int:
-    """The multiply-adds of an output; one if there are none."""
-    return max(1, math.prod(p.K) * (p.C // p.groups))
 
 
 def _cost_of_direct(p: Problem) -> float:
     """As tiling.Choice.cost, with what several groups add, and packing."""
-    window = _window(p)
+    window = tiling.window_of(p)
     packing = PACKING_CYCLES / tiling.positions_of(p) * processor.fma_per_cycle() * lanes_of(p)
     best = tiling.fastest(p, direct.tiles())
     apart = OF_GROUPS / window / best.panels if p.groups > 1 else 0

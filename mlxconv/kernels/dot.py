@@ -42,12 +42,7 @@ from mlxconv.kernels.elements import Elements
 from mlxconv.kernels.geometry import SUSPECT
 from mlxconv.kernels.layouts import geometry_of
 from mlxconv.kernels.padding import meets_padding
-from mlxconv.kernels.schedule import (
-    Layout,
-    Schedule,
-    Step,
-    schedule_of,
-)
+from mlxconv.kernels.schedule import Layout, Schedule, Step, schedule_of
 from mlxconv.kernels.window import gathers
 from mlxconv.simd.shuffles import add_halves, sum_lanes
 from mlxconv.simd.static import kernel, registers, static_range

@@ -14,7 +14,7 @@ from mlxconv.kernels import blocking
 from mlxconv.kernels.geometry import STAYS, STAYS_ALIGNED
 from mlxconv.kernels.padding import line_of, met
 from mlxconv.kernels.schedule import Tile, itemsize_of, lanes_of
-from mlxconv.kernels.tiling import positions_of
+from mlxconv.kernels.tiling import positions_of, window_of
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -108,11 +108,6 @@ def _uncrowded(p: "Problem", tile: Tile) -> Tile:
     return tile._replace(shape=(min(MR, FEW_ROWS), filters)) if crowded else tile
 
 
-def _window(p: "Problem") -> int:
-    """Multiply-adds of an output; one if there are none."""
-    return max(1, math.prod(p.K) * (p.C // p.groups))
-
-
 def _vectors(p: "Problem") -> int:
     """Those that hold a window: the last one of each tap may have fewer channels than lanes."""
     return max(1, math.prod(p.K) * -(-(p.C // p.groups) // lanes_of(p)))
@@ -132,7 +127,7 @@ def _multiplying(p: "Problem", tile: Tile) -> float:
     if p.C // p.groups * itemsize_of(p) % CACHE_LINE_BYTES:
         loads *= 1 + STRADDLED * processor.vector_bytes() / CACHE_LINE_BYTES
     cycles = max(MR * filters / processor.fma_per_cycle(), loads / 2)
-    if p.O // p.groups * _window(p) * itemsize_of(p) > processor.caches().L1_bytes * 3 // 4:
+    if p.O // p.groups * window_of(p) * itemsize_of(p) > processor.caches().L1_bytes * 3 // 4:
         cycles, far = max(cycles, filters * processor.vector_bytes() / L2_BYTES), filters
     anew = 2 if p.kernel_dilation[-1] > 1 else min(1.0, p.stride[-1] / p.K[-1])
     return (cycles + LOAD_CYCLES * (far + MR * anew)) * _passes(p, tile) / MR
@@ -152,7 +147,7 @@ def _row_bytes(p: "Problem") -> int:
 def stay(p: "Problem") -> int:
     """Where tiles read filters as they lie: anywhere if tiles are so few that to copy a filter
     takes longer than loads that meet two cache lines, else where it starts with one."""
-    window, tiles = _window(p), positions_of(p) / best_tile(p).shape[0] / processor.cores()
+    window, tiles = window_of(p), positions_of(p) / best_tile(p).shape[0] / processor.cores()
     straddling = tiles * _vectors(p) * STRADDLED_CYCLES
     if window * itemsize_of(p) % CACHE_LINE_BYTES:
         return STAYS  # copies would straddle as well
@@ -161,7 +156,7 @@ def stay(p: "Problem") -> int:
 
 def cost(p: "Problem") -> float:
     """Multiply-adds at full speed in whose time it computes a position, as tiling.Choice.cost."""
-    tile, line, window, lanes = best_tile(p), line_of(p), _window(p), lanes_of(p)
+    tile, line, window, lanes = best_tile(p), line_of(p), window_of(p), lanes_of(p)
     MR, filters = tile.shape
     runs = math.prod(p.K[:-1]) * (p.K[-1] if p.kernel_dilation[-1] > 1 else 1)
     beside = TILE_CYCLES + runs * RUN_CYCLES + MR * filters * SUM_CYCLES

@@ -39,6 +39,7 @@ from mlxconv.kernels.geometry import OVERLAPS, SLIDES
 from mlxconv.kernels.outputs import far_outputs
 from mlxconv.kernels.padding import line_of, met, whole_windows
 from mlxconv.kernels.schedule import Layout, Schedule, Tile, itemsize_of, lanes_of, schedule_of
+from mlxconv.kernels.tiling import positions_of, window_of
 from mlxconv.simd.shuffles import MOST_LOADS, broadcast_each
 from mlxconv.simd.static import kernel, registers, static_range
 from mlxconv.simd.words import fma, load, prefetch, store, store_n, stream, zero
@@ -178,8 +179,8 @@ def cost(p: "Problem") -> float:
     spreading = SPREAD_CYCLES[min(together, p.groups, len(SPREAD_CYCLES)) - 1]
     cycles = p.K[-1] * MR / processor.fma_per_cycle() + rows * spreading
     cycles = cycles * outer * channels * met(line_of(p)) + TILE_CYCLES
-    window, positions = max(1, math.prod(p.K) * channels), max(1, p.N * math.prod(p.output_L))
-    packing = blocking.sharing(p.flop) * PACK_CYCLES * window * lanes / positions
+    window = window_of(p)
+    packing = blocking.sharing(p.flop) * PACK_CYCLES * window * lanes / positions_of(p)
     copying = COPY_CYCLES * p.stride[-1] * p.C if p.groups < together else 0
     cycles = cycles * -(-W // MR) / W + LINE_CYCLES / W + packing + copying
     return cycles * vectors / p.groups * lanes * processor.fma_per_cycle() / window

@@ -271,6 +271,11 @@ def positions_of(p: "Problem") -> int:
     return max(1, p.N * math.prod(p.output_L))
 
 
+def window_of(p: "Problem") -> int:
+    """The multiply-adds of an output; one if there are none."""
+    return max(1, math.prod(p.K) * (p.C // p.groups))
+
+
 def row_bytes(p: "Problem", phases: int) -> int:
     """From one row of a tile to the next."""
     return p.stride[-1] * phases * p.C * itemsize_of(p)

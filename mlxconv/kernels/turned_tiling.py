@@ -16,7 +16,7 @@ from mlxconv.forks import cached_property
 from mlxconv.kernels import blocking, direct
 from mlxconv.kernels.padding import SHORT, line_of, met
 from mlxconv.kernels.schedule import Tile, itemsize_of, lanes_of
-from mlxconv.kernels.tiling import positions_of
+from mlxconv.kernels.tiling import positions_of, window_of
 
 if TYPE_CHECKING:
     from mlxconv.problem import Problem
@@ -69,8 +69,8 @@ class Blocks:
 
     @property
     def window(self) -> int:
-        """Multiply-adds of an output; one if there are none."""
-        return max(1, math.prod(self.p.K) * (self.p.C // self.p.groups))
+        """Multiply-adds of an output."""
+        return window_of(self.p)
 
     @cached_property
     def _apart(self) -> int:
